@@ -1,0 +1,343 @@
+"""What the embedded pair was taught to find, and how an instruction names it.
+
+`understand` reads an instruction word by word, in five rules:
+
+1. What follows not, except, without, excluding, instead of (up to the next comma, "but" or full
+   stop) does not count, nor does what follows a place word (next to, behind, left of, with, ...).
+2. The longest known phrase wins: "brain tumour" is one target, not an organ and a tumour.
+3. A part or disease of an organ is not the organ: "liver tumour", "left lobe of the liver" and
+   "renal artery" name something that was never taught.
+4. Sides are the patient's. "On the left side of the image" says where to look, not which organ,
+   so it never chooses between a left and a right one.
+5. Exactly one target must remain. Two targets, an organ that exists on both sides named without
+   its side, and two sides that contradict each other are refused with the reason. The only pair
+   that is one target is the lungs.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ibisagent.types import Support
+
+TARGETS: tuple[str, ...] = (
+    "anterior hippocampus",
+    "aorta",
+    "blood vessel",
+    "brain tumor",
+    "esophagus",
+    "fetal head",
+    "gallbladder",
+    "hippocampus",
+    "inferior vena cava",
+    "left adrenal gland",
+    "left kidney",
+    "left lung",
+    "left ventricle",
+    "liver",
+    "lungs",
+    "nerve",
+    "nuclei",
+    "pancreas",
+    "polyp",
+    "portal vein and splenic vein",
+    "posterior hippocampus",
+    "right adrenal gland",
+    "right kidney",
+    "right lung",
+    "skin lesion",
+    "spleen",
+    "stomach",
+)
+"""Canonical names, in alphabetical order: the order is part of the weights' layout."""
+
+_PAIRED = {
+    "kidney": "kidney|kidneys|renal organ|renal parenchyma|renal|ren|nephros",
+    "adrenal gland": (
+        "adrenal gland|adrenal glands|adrenal|adrenals|suprarenal gland|suprarenal glands|suprarenal"
+    ),
+    "lung": (
+        "lung|lungs|lung field|lung fields|pulmonary field|pulmonary fields|pulmonary parenchyma|pulmonary"
+    ),
+}
+
+_SYNONYMS = {
+    "anterior hippocampus": (
+        "anterior hippocampus|anterior hippocampal formation|anterior part of hippocampus|"
+        "anterior portion of hippocampus|anterior half of hippocampus|front of hippocampus|"
+        "hippocampal head|head of hippocampus|hippocampus head|hippocampus anterior|"
+        "anterior hippocampal"
+    ),
+    "posterior hippocampus": (
+        "posterior hippocampus|posterior hippocampal formation|posterior hippocampal|"
+        "posterior part of hippocampus|posterior portion of hippocampus|"
+        "posterior half of hippocampus|back of hippocampus|hippocampal tail|"
+        "hippocampal body and tail|hippocampus posterior|body and tail of hippocampus|"
+        "tail of hippocampus|hippocampus tail"
+    ),
+    "hippocampus": (
+        "hippocampus|hippocampi|hippocampal formation|whole hippocampus|entire hippocampus|hippocampal"
+    ),
+    "aorta": "aorta|abdominal aorta|descending aorta|aortic lumen|aortic",
+    "blood vessel": "blood vessel|blood vessels|vessel|vessels|bloodvessel|vasculature",
+    "brain tumor": (
+        "brain tumor|brain tumors|tumor of brain|tumor in brain|tumor inside brain|cerebral tumor|"
+        "intracranial tumor|brain mass|brain neoplasm|brain cancer|brain lesion|glioma|meningioma|"
+        "pituitary tumor|intracranial mass|lesion in brain|tumor in head|brain tumor mass|"
+        "brain tumor tissue"
+    ),
+    "esophagus": "esophagus|gullet|food pipe|esophageal",
+    "fetal head": (
+        "fetal head|head of fetus|fetus head|baby head|babys head|fetal skull|head of baby|"
+        "head of unborn child|fetal cranium|fetuss head|fetal head circumference|skull of fetus|"
+        "fetal heads"
+    ),
+    "gallbladder": "gallbladder|gall bladder|cholecyst|vesica biliaris",
+    "inferior vena cava": "inferior vena cava|ivc|inferior caval vein|vena cava inferior|vena cava",
+    "left ventricle": (
+        "left ventricle|left ventricular cavity|left ventricular blood pool|left ventricular|"
+        "left ventricle cavity|left ventricle blood pool|lv|lv cavity|lv blood pool|lv bloodpool|"
+        "left ventricular chamber|left ventricular lumen|left heart chamber|"
+        "cavity of left ventricle|left cardiac ventricle|lv chamber|left ventricular bloodpool|"
+        "blood pool of left ventricle|endocardial cavity"
+    ),
+    "liver": (
+        "liver|hepatic organ|hepatic parenchyma|hepatic tissue|liver parenchyma|liver tissue|hepatic|hepar"
+    ),
+    "nerve": (
+        "nerve|nerves|peripheral nerve|peripheral nerves|median nerve|ulnar nerve|nerve bundle|"
+        "neural bundle|nerve fascicle|nerve fascicles"
+    ),
+    "nuclei": (
+        "nuclei|nucleus|cell nuclei|cell nucleus|nucleuses|cellular nuclei|nuclei of cells|"
+        "nuclei of cell|nucleus of cell|stained nuclei|cells nuclei"
+    ),
+    "pancreas": "pancreas|pancreatic tissue|pancreatic gland|pancreatic parenchyma|pancreatic",
+    "polyp": (
+        "polyp|polyps|polypoid lesion|polypoid lesions|polypoid growth|colon polyp|colonic polyp|"
+        "colorectal polyp|bowel polyp|adenomatous polyp|polyp in colon|colon polyps|"
+        "colorectal polyps"
+    ),
+    "portal vein and splenic vein": (
+        "portal vein and splenic vein|splenic vein and portal vein|portal and splenic veins|"
+        "portal and splenic vein|splenic and portal veins|portal vein|splenic vein|portal veins|"
+        "hepatic portal vein|vena portae|portosplenic veins|portal venous system|"
+        "portal vein splenic vein|portosplenic confluence|splenoportal confluence"
+    ),
+    "skin lesion": (
+        "skin lesion|skin lesions|melanoma|mole|moles|nevus|nevi|naevus|naevi|cutaneous lesion|"
+        "pigmented lesion|pigmented skin lesion|lesion of skin|lesion on skin|lesion in skin|"
+        "skin cancer|skin tumor|skin spot|birthmark|melanocytic lesion|dermal lesion|"
+        "dermatological lesion|melanomas|skin mole|dark spot on skin|pigmented spot|"
+        "skin abnormality"
+    ),
+    "spleen": "spleen|splenic organ|splenic parenchyma|splenic tissue|splenic|lien",
+    "stomach": "stomach|gastric organ|gastric lumen|gaster|gastric",
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# A part or a disease of something: with an organ it names what was never taught (rule 3).
+_PARTS = _words(
+    "tumor tumors lesion lesions cyst cysts stone stones nodule nodules metastasis metastases mass "
+    "masses cancer carcinoma adenoma abscess hematoma hemangioma aneurysm infarct calcification "
+    "thrombus edema effusion pneumonia pneumothorax fibrosis lobe lobes segments vein veins artery "
+    "arteries duct ducts wall cortex medulla pelvis capsule hilum hilus head tail body fundus antrum "
+    "neck base apex ventricle ventricles atrium muscle bone biopsy hernia ulcer polyposis sheath "
+    "septum valve disease opacity infiltrate consolidation fissure bronchus bronchi airway airways "
+    "myocardium dissection stent lumbar plaque sinus hemorrhage bleeding stroke fracture laceration "
+    "necrosis transplant cytoplasm membrane epicardium apices bladder gland glands"
+)
+
+# Anatomy that is context beside a target and, alone, something that was never taught.
+_PLACES = _words(
+    "abdomen abdominal belly chest thorax thoracic brain colon bowel rectum skin arm leg limb heart "
+    "cardiac tissue fetus baby womb uterus prostate breast thyroid eye retina optic spine vertebra "
+    "vertebrae rib ribs duodenum intestine appendix ureter trachea diaphragm tooth teeth knee hip "
+    "shoulder hand foot ovary testis skull cell cells tongue larynx cartilage meniscus femur tibia "
+    "clavicle mandible placenta amygdala thalamus cerebellum cerebrum brainstem lymph node nodes "
+    "tonsil ear nose pleura mediastinum omentum mesentery cat dog car person organ organs"
+)
+
+_NEGATIONS = (
+    r"(?:not|no|except|excepting|without|exclud(?:e|es|ing)|instead of|rather than|other than|"
+    r"ignor(?:e|ing)|omit|omitting|avoid|avoiding)"
+)
+_BESIDE = (
+    r"(?:next to|beside|besides|behind|in front of|near|close to|adjacent to|below|above|beneath|"
+    r"between|(?:left|right) (?:of|from)|with|including|include|includes|containing|despite|along with|"
+    r"touching|surrounding|(?:lateral|medial|anterior|posterior|superior|inferior) to|"
+    r"draining|supplying)"
+)
+_IMAGE = (
+    r"(?:image|picture|photo|photograph|scan|screen|slice|frame|view|radiograph|film|figure|mri|ct|x ray|"
+    r"viewer|panel|display)"
+)
+_SIDE = r"(?:left|right)"
+_IMAGE_SIDE = re.compile(
+    rf"\b(?:{_IMAGE} s? ?{_SIDE}(?: hand)?(?: side| half| edge| part)?"
+    rf"|{_SIDE}(?: hand)?(?: side| half| part| edge| corner| border| third)? (?:of|in|on) "
+    rf"(?:the |this |that |our )?{_IMAGE}"
+    rf"|(?:upper|lower|top|bottom) {_SIDE}|{_SIDE} (?:upper|lower|top|bottom)(?! lobe)"
+    rf"|viewers? s? ?{_SIDE}|{_SIDE}(?: hand)? side of (?:the |this )?viewer)\b"
+)
+_FILLERS = re.compile(
+    r"\b(?:right now|right away|all right|alright|right here|the|a|an|this|that|my|our|his|her|their|any|s)\b"
+)
+_SPELLING = (
+    (r"\btumour", "tumor"),
+    (r"\boesophag", "esophag"),
+    (r"\bfoet", "fet"),
+    (r"\bfaet", "fet"),
+    (r"\bhaema", "hema"),
+    (r"\bhaemo", "hemo"),
+    (r"\boedema", "edema"),
+    (r"\bleft sided\b|\bleft side s\b|\bleft hand\b|\blt\b|\bsinistral\b", "left"),
+    (r"\b(left|right)(?: hand)?(?: side)? of (?:the |this )?(?:patient|body)\b", r"\1"),
+    (r"\bright sided\b|\bright hand\b|\brt\b", "right"),
+)
+
+
+@dataclass(frozen=True)
+class _Word:
+    """One thing that an instruction names."""
+
+    kind: str  # target, paired, part, place, side, joint ("and", "both", "or", ...)
+    name: str
+    context: bool  # it follows "in", "of", ...: says where, unless nothing else is named
+
+
+def _phrases() -> dict[str, tuple[str, str]]:
+    table = {phrase: ("paired", organ) for organ, names in _PAIRED.items() for phrase in names.split("|")}
+    table |= {
+        phrase: ("target", target) for target, names in _SYNONYMS.items() for phrase in names.split("|")
+    }
+    table |= {word: ("part", word) for word in _PARTS} | {word: ("place", word) for word in _PLACES}
+    # "segment" alone is the verb.
+    table |= {f"{organ} segment": ("part", "segment") for organ in ("liver", "hepatic", "lung", "kidney")}
+    table |= {word: ("side", word) for word in ("left", "right")}
+    table |= {word: ("joint", word) for word in ("and", "both", "bilateral", "or", "either", "plus")}
+    return table
+
+
+_PHRASES = _phrases()
+_LONGEST = max(phrase.count(" ") + 1 for phrase in _PHRASES)
+_PREPOSITIONS = _words("of in inside within on from at into for through")
+
+
+def _normalise(instruction: str) -> str:
+    """Lower-case words and single commas; British to American; articles dropped."""
+    text = unicodedata.normalize("NFKD", instruction).encode("ascii", "ignore").decode().lower()
+    text = re.sub(r"\b(?:do|does|is|are|was|should|must|can|ca|wo|would|could)n'?t\b", " not ", text)
+    text = re.sub(r"'s\b", " s ", text)
+    text = re.sub(r"[.,;:!?()\[\]]+|\bbut\b", " , ", text)
+    text = re.sub(r"[^a-z0-9,]+", " ", text)
+    for pattern, replacement in _SPELLING:
+        text = re.sub(pattern, replacement, text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _read(clause: str) -> list[_Word]:
+    """Longest phrases of one clause, in order."""
+    words = _FILLERS.sub(" ", clause).split()
+    found: list[_Word] = []
+    position = 0
+    context = False
+    while position < len(words):
+        for length in range(min(_LONGEST, len(words) - position), 0, -1):
+            entry = _PHRASES.get(" ".join(words[position : position + length]))
+            if entry:
+                kind, name = entry
+                found.append(_Word(kind, name, context))
+                if kind not in ("side", "joint"):
+                    context = False
+                position += length
+                break
+        else:
+            context = words[position] in _PREPOSITIONS or (
+                context and words[position] in ("patient", "human")
+            )
+            position += 1
+    return found
+
+
+def _refused(why: str) -> Support:
+    return Support(known=False, target=None, reason=f"{why}; known targets: {', '.join(TARGETS)}")
+
+
+def understand(instruction: str) -> Support:
+    """Which one target an instruction asks for, by the rules at the top of this module.
+
+    Returns `Support(known=True, target=canonical name)`, or known=False with a reason that
+    names the rule and lists what is known. Never raises.
+    """
+    text = _normalise(instruction)
+    if not re.search("[a-z]", text):
+        return _refused("the instruction names nothing")
+    image_side = _IMAGE_SIDE.search(text) is not None
+    text = _IMAGE_SIDE.sub(" ", text)
+    text = re.sub(rf"\b{_NEGATIONS}\b[^,]*", " ", text)
+    text = re.sub(rf"\b{_BESIDE}\b(?! and | the left and )[^,]*", " ", text)
+    words = [word for clause in text.split(",") for word in _read(clause)]
+    return _decide(words, image_side)
+
+
+def _decide(words: list[_Word], image_side: bool) -> Support:
+    """Apply rules 3 to 5 to the words found."""
+    things = [word for word in words if word.kind in ("target", "paired", "part", "place")]
+    # "nuclei in the liver", "tumor of the spleen": the first thing is asked for, the rest is where.
+    heads = [word for index, word in enumerate(things) if not (word.context and index > 0)]
+    parts = [word.name for word in heads if word.kind == "part"]
+    named = [word for word in heads if word.kind in ("target", "paired")]
+    if parts:
+        whole = f" of {named[0].name}" if named else ""
+        return _refused(f"'{parts[0]}'{whole} is not a target that was taught")
+    if not named:
+        places = [word.name for word in things if word.kind == "place"]
+        return _refused(
+            f"'{places[0]}' is not a target that was taught" if places else "no known target is named"
+        )
+    organs = {word.name for word in named}
+    if len(organs) > 1:
+        return _refused(f"exactly one target must be named, here: {', '.join(sorted(organs))}")
+    (organ,) = organs
+    if named[0].kind == "target":
+        return _whole(organ, words, named[0])
+    return _sided(organ, words, image_side)
+
+
+def _whole(organ: str, words: list[_Word], word: _Word) -> Support:
+    """A target that has no sides: a side right before it names something else."""
+    before = words[words.index(word) - 1] if words.index(word) else None
+    if before is not None and before.kind == "side":
+        return _refused(f"'{before.name} {organ}' is not a target that was taught (only '{organ}')")
+    return Support(known=True, target=organ)
+
+
+def _sided(organ: str, words: list[_Word], image_side: bool) -> Support:
+    """The side of an organ that exists twice; sides are the patient's."""
+    sides = {word.name for word in words if word.kind == "side"}
+    joined = any(word.kind == "joint" and word.name in ("and", "both", "bilateral", "plus") for word in words)
+    if organ == "lung" and joined and len(sides) != 1:
+        return Support(known=True, target="lungs")
+    if len(sides) == 1 and not any(word.name in ("both", "bilateral") for word in words):
+        return Support(known=True, target=f"{sides.pop()} {organ}")
+    if joined:
+        return _refused(f"exactly one target must be named, here: the left and the right {organ}")
+    if sides:
+        return _refused(f"the sides contradict each other for the {organ}")
+    if image_side:
+        return _refused(f"a side of the image does not say which {organ}; name the patient's left or right")
+    if organ == "lung":
+        return Support(known=True, target="lungs")
+    return _refused(f"the {organ} exists twice; name the patient's left or right")
+
+
+def canonical_target(instruction: str) -> str | None:
+    """The canonical name of the one target that an instruction asks for; None if there is not one."""
+    return understand(instruction).target

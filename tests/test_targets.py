@@ -1,0 +1,224 @@
+"""What instructions name: phrases of people, and their traps."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ibisagent.targets import TARGETS, canonical_target, understand
+
+KNOWN = {
+    "liver": [
+        "Find the liver in this image.",
+        "Can you find a liver in this image?",
+        "liver",
+        "LIVER!!",
+        "Please segment the patient's liver",
+        "Where is the liver?",
+        "Outline the hepatic parenchyma",
+        "Show me the boundary of the liver.",
+        "Find the liver, not the spleen",
+        "Find the liver without the gallbladder.",
+        "Segment the liver (excluding the inferior vena cava)",
+        "Find the liver; if it is not present, say so.",
+        "Find the liver including the lesion",
+        "Find the liver next to the stomach",
+        "the liver in this CT of the abdomen",
+        "liver with a large lesion",
+        "Don't segment the spleen, but the liver",
+        "Find the liver on the left side of the image",
+        "Which pixels belong to the liver?",
+        "Segment the liver right now",
+        "Draw a line around the liver and put a mask over it",
+    ],
+    "spleen": [
+        "Find the spleen",
+        "Not the liver but the spleen",
+        "splenic tissue please",
+        "The spleen instead of the liver",
+        "spleen, please; ignore the left kidney",
+        "Segment the spleen, except the splenic vein",
+        "Where do you see the spleen in the upper right of the image?",
+    ],
+    "left kidney": [
+        "Find the left kidney in this image.",
+        "the patient's left kidney",
+        "left-sided kidney",
+        "kidney, left",
+        "kidney on the left",
+        "the kidney on the patient's left side",
+        "left renal parenchyma",
+        "the kidney on the left of the patient",
+        "Lt kidney",
+        "Is there a left kidney? Segment it.",
+        "left kidney in the right half of the image",
+        "Find the left kidney, not the right kidney",
+    ],
+    "right kidney": [
+        "Find the right kidney.",
+        "right kidneys",
+        "The kidney on the right side of the patient",
+        "right renal organ",
+        "RIGHT-SIDED KIDNEY",
+        "right kidney except the left kidney",
+        "right kidney at the left of the image",
+    ],
+    "left lung": [
+        "Find the patient's left lung",
+        "left lung field",
+        "lung on the left",
+        "left pulmonary field",
+    ],
+    "right lung": ["Find the right lung", "the right-sided lung", "right lung in this chest x-ray"],
+    "lungs": [
+        "Find the lungs in this image.",
+        "both lungs",
+        "left and right lung",
+        "the left lung and the right lung",
+        "lung fields",
+        "Segment the lung",
+        "bilateral lungs",
+        "lungs in the chest",
+    ],
+    "left ventricle": [
+        "left ventricle",
+        "LV",
+        "LV cavity",
+        "left ventricular blood pool",
+        "Find the left ventricle of the heart",
+        "Segment the left ventricle (cavity)",
+        "the cavity of the left ventricle",
+        "the heart's left ventricle",
+    ],
+    "nuclei": [
+        "cell nuclei",
+        "Find all nuclei",
+        "the nucleus",
+        "nuclei of the cells",
+        "nuclei in the liver tissue",
+    ],
+    "brain tumor": [
+        "brain tumour",
+        "Find the tumor in the brain",
+        "glioma",
+        "the brain mass",
+        "cerebral tumour",
+    ],
+    "skin lesion": [
+        "mole",
+        "melanoma",
+        "the pigmented lesion",
+        "lesion on the skin",
+        "skin lesions",
+        "naevus",
+    ],
+    "polyp": ["Find the polyp.", "polyps", "colorectal polyp", "the polyp in the colon"],
+    "fetal head": ["foetal head", "fetal head", "the head of the fetus", "baby's head", "foetus head"],
+    "inferior vena cava": ["IVC", "inferior vena cava", "vena cava"],
+    "portal vein and splenic vein": [
+        "portal vein",
+        "portal vein and splenic vein",
+        "the portal and splenic veins",
+    ],
+    "aorta": ["aorta", "the abdominal aorta", "descending aorta in this slice"],
+    "esophagus": ["oesophagus", "esophagus", "gullet"],
+    "gallbladder": ["gall bladder", "gallbladder", "gall-bladder"],
+    "pancreas": ["pancreas", "Find the pancreas, excluding the duodenum"],
+    "stomach": ["stomach", "Find the stomach in this image."],
+    "left adrenal gland": ["left adrenal", "left suprarenal gland", "adrenal gland on the left"],
+    "right adrenal gland": ["right adrenal gland", "the right-sided adrenal"],
+    "hippocampus": ["hippocampus", "the whole hippocampus", "hippocampal formation"],
+    "anterior hippocampus": [
+        "anterior hippocampus",
+        "the head of the hippocampus",
+        "anterior part of the hippocampus",
+    ],
+    "posterior hippocampus": [
+        "posterior hippocampus",
+        "the tail of the hippocampus",
+        "posterior half of the hippocampus",
+    ],
+    "nerve": ["nerve", "median nerve", "Find the nerve, not the blood vessel"],
+    "blood vessel": ["blood vessel", "the vessels", "blood vessel next to the nerve"],
+}
+
+UNKNOWN = [
+    ("kidney", "twice"),
+    ("Find the kidney in this image", "twice"),
+    ("the kidney on the left side of the image", "side of the image"),
+    ("kidney in the image's right half", "side of the image"),
+    ("both kidneys", "exactly one target"),
+    ("left and right kidney", "exactly one target"),
+    ("left right kidney", "contradict"),
+    ("left right lung", "contradict"),
+    ("liver and spleen", "exactly one target"),
+    ("Find the liver. Find the spleen.", "exactly one target"),
+    ("left kidney and liver", "exactly one target"),
+    ("liver tumour", "'tumor'"),
+    ("tumor of the liver", "'tumor'"),
+    ("lung nodule", "'nodule'"),
+    ("kidney stone in the left kidney", "'stone'"),
+    ("left lobe of the liver", "'lobe'"),
+    ("left renal artery", "'artery'"),
+    ("head of the pancreas", "'head'"),
+    ("liver segment 4", "'segment'"),
+    ("right ventricle", "'ventricle'"),
+    ("left atrium", "'atrium'"),
+    ("left hippocampus", "'left hippocampus'"),
+    ("right liver", "'right liver'"),
+    ("Find the prostate", "'prostate'"),
+    ("heart", "'heart'"),
+    ("urinary bladder", "'bladder'"),
+    ("What is the weather?", "no known target"),
+    ("Do not find the liver", "no known target"),
+    ("everything except the liver", "no known target"),
+    ("the organ next to the spleen", "'organ'"),
+    ("", "names nothing"),
+    ("?!", "names nothing"),
+    ("左肾", "names nothing"),
+    ("Segment", "no known target"),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "phrase"), [(target, phrase) for target, phrases in KNOWN.items() for phrase in phrases]
+)
+def test_phrases_of_people_name_the_target(target: str, phrase: str) -> None:
+    support = understand(phrase)
+    assert (support.known, support.target) == (True, target), support.reason
+
+
+@pytest.mark.parametrize(("phrase", "rule"), UNKNOWN)
+def test_what_is_not_one_target_is_refused_with_its_rule_and_the_list(phrase: str, rule: str) -> None:
+    support = understand(phrase)
+    assert not support.known
+    assert support.target is None
+    assert rule in support.reason.split("; known targets:")[0]
+    assert all(name in support.reason for name in TARGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "form", ["Find the {} in this image.", "{}", "Can you find a {} in this image?", "Is there a {}?"]
+)
+def test_every_canonical_name_names_itself(target: str, form: str) -> None:
+    assert canonical_target(form.format(target)) == target
+    assert canonical_target(form.format(target).upper()) == target
+
+
+def test_every_canonical_name_has_phrases() -> None:
+    assert set(KNOWN) == set(TARGETS)
+    assert list(TARGETS) == sorted(set(TARGETS))
+
+
+def test_the_list_is_that_of_the_corpus() -> None:
+    root = Path(os.environ.get("IBISAGENT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    files = sorted(root.glob("*/train.json"))
+    if not files:
+        pytest.skip("shared data sets are missing (IBISAGENT_DATA)")
+    names = set()
+    for file in files:
+        for image in json.loads(file.read_text())["images"]:
+            names |= {target["target"] for target in image["targets"]} | set(image["absent"])
+    assert names == set(TARGETS)
