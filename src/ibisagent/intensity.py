@@ -1,0 +1,170 @@
+"""From a file's own numbers to eight bits: windows, robust percentiles, what is not a number.
+
+A *window* (low, high) maps low and below to black, high and above to white, and what is between
+linearly. Its unit is the file's: Hounsfield units for CT, stored numbers for a 16-bit PNG.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibisagent.errors import InputError
+from ibisagent.types import Picture, Pixels
+
+Window: TypeAlias = tuple[float, float]  # low < high
+Display: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float64]]  # own numbers to [0, 1]
+
+PERCENTILES = (0.5, 99.5)  # of the robust window
+SAMPLE = 4_000_000  # percentiles of more values than this are those of an even subsample
+BAND_PIXELS = 1_000_000  # pixels converted at a time, so that memory stays bounded
+LEFT_RIGHT_ASSUMED = "The file does not say which side is which: image left is taken as the patient's right."
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a reader found in a file, before windowing."""
+
+    values: NDArray[Any]  # HxW of any real dtype in the file's unit, or HxWx3 uint8 RGB
+    assumptions: tuple[str, ...] = ()
+    spacing: tuple[float, float] | None = None  # mm between rows, mm between columns
+    laterality: Literal["known", "assumed"] = "assumed"
+    modality: str | None = None
+    display: Display | None = None  # the file's own window; None: it has none
+    inverted: bool = False  # the file's large numbers are dark (MONOCHROME1)
+    sample: NDArray[Any] | None = None  # what the robust window is taken from; None: `values`
+    sample_name: str = "picture"  # the word for it
+
+
+def parse_window(text: str) -> Window | None:
+    """Read `LO,HI` or `auto`; None stands for `auto`. Raises InputError for anything else."""
+    if text.strip().lower() == "auto":
+        return None
+    parts = text.split(",")
+    try:
+        low, high = (float(part) for part in parts)
+    except ValueError:
+        raise InputError(
+            "A window is two numbers LO,HI or the word auto", repr(text[:40]), "write it as -160,240"
+        ) from None
+    return checked_window((low, high))
+
+
+def checked_window(window: Window) -> Window:
+    """The window as two floats. Raises InputError unless it is finite with low < high."""
+    try:
+        low, high = (float(bound) for bound in window)
+    except (TypeError, ValueError):
+        raise InputError(
+            "A window is a pair (low, high) of numbers", type(window).__name__, "pass (-160, 240)"
+        ) from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            "A window's low end lies below its high end, and both are finite",
+            f"{low:g},{high:g}",
+            "write the smaller number first, as in -160,240",
+        )
+    return low, high
+
+
+def linear(window: Window) -> Display:
+    """The display function of a window."""
+    low, high = window
+    return lambda values: (values.astype(np.float64) - low) / (high - low)
+
+
+def robust_window(values: NDArray[Any]) -> Window | None:
+    """The 0.5 and 99.5 percentiles of the finite values; min and max where those are equal.
+
+    Returns None where all finite values are equal or there is none.
+    """
+    flat = values.reshape(-1)
+    flat = flat[:: max(1, math.ceil(flat.size / SAMPLE))]
+    finite = flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat
+    if finite.size == 0:
+        return None
+    low, high = (float(bound) for bound in np.percentile(finite, PERCENTILES))
+    if low == high:
+        low, high = float(finite.min()), float(finite.max())
+    return (low, high) if low < high else None
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Slices over the rows that hold about BAND_PIXELS pixels each."""
+    step = max(1, BAND_PIXELS // max(1, width))
+    for start in range(0, height, step):
+        yield slice(start, min(height, start + step))
+
+
+def to_picture(decoded: Decoded, window: Window | None) -> Picture:
+    """Apply the window asked for, else the file's own, else the robust one, and say which.
+
+    Raises InputError where no value is finite, or where a window is asked for a colour picture.
+    """
+    values = decoded.values
+    notes = list(decoded.assumptions)
+    if values.ndim == 3:
+        if window is not None:
+            raise InputError(
+                "A window is for pictures with one channel", "a colour picture", "leave the window out"
+            )
+        pixels = values
+    else:
+        display = linear(window) if window is not None else decoded.display
+        if display is None and values.dtype == np.uint8 and decoded.sample is None:
+            display = linear((0, 255))  # eight bits are shown as they are stored
+        if display is None:
+            display, note = _automatic(decoded)
+            notes.append(note)
+        pixels, unreal = _grey(values, display, decoded.inverted)
+        if unreal == values.size:
+            raise InputError(
+                "A picture needs values that are numbers",
+                "only NaN or infinite ones",
+                "export the picture again from its source",
+            )
+        if unreal:
+            notes.append(f"{unreal} of {values.size} values are NaN or infinite and shown black.")
+    if decoded.laterality == "assumed":
+        notes.append(LEFT_RIGHT_ASSUMED)
+    return Picture(
+        pixels=pixels,
+        spacing=decoded.spacing,
+        laterality=decoded.laterality,
+        assumptions=tuple(notes),
+        modality=decoded.modality,
+    )
+
+
+def _automatic(decoded: Decoded) -> tuple[Display, str]:
+    source = decoded.values if decoded.sample is None else decoded.sample
+    window = robust_window(source)
+    if window is None:
+        return (lambda values: np.zeros(values.shape)), "All values are equal: the picture is shown black."
+    low, high = window
+    lowest, highest = PERCENTILES
+    return linear(window), (
+        f"No window was given: {low:g} to {high:g} is shown"
+        f" (percentiles {lowest} to {highest} of the {decoded.sample_name})."
+    )
+
+
+def _grey(values: NDArray[Any], display: Display, inverted: bool) -> tuple[Pixels, int]:
+    """HxW numbers to HxWx3 uint8, and how many of them were not finite."""
+    height, width = values.shape
+    pixels = np.empty((height, width, 3), np.uint8)
+    unreal = 0
+    for rows in bands(height, width):
+        band = values[rows]
+        finite = np.isfinite(band)
+        unreal += int(band.size - np.count_nonzero(finite))
+        shown = np.clip(display(np.where(finite, band, 0)), 0.0, 1.0)
+        if inverted:
+            shown = 1.0 - shown
+        pixels[rows] = np.where(finite, np.rint(shown * 255.0), 0).astype(np.uint8)[..., None]
+    return pixels, unreal
