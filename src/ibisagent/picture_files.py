@@ -14,6 +14,7 @@ from ibisagent.errors import InputError
 
 MAX_SIDE = 8192  # pixels; METHOD section 2
 MAX_FILE_BYTES = 512 * 1024**2  # of a picture that is decoded in memory
+MAX_FRAME_BYTES = 256 * 1024**2  # of one decoded frame, or one plane of a volume
 MAX_VOLUME_FILE_BYTES = 4 * 1024**3  # of a volume, which is read slice by slice
 
 SUFFIXES = {
@@ -41,6 +42,8 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00+", "a BigTIFF file"),
 )
 
+_FIRST_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0014, 0x0016)  # of a bare data set
+
 
 @dataclass(frozen=True)
 class PictureFile:
@@ -51,6 +54,7 @@ class PictureFile:
     size: int  # bytes
     given: str  # how errors name it, such as "the picture given (.png)"
     assumptions: tuple[str, ...]
+    bare: bool = False  # a DICOM data set without preamble and meta information
 
     def fail(self, rule: str, value: str, fix: str) -> InputError:
         """An error about this file; neither its name nor its path is in it."""
@@ -86,7 +90,8 @@ def open_picture(source: str | Path, noun: str = "picture") -> PictureFile:
     if suffix not in SUFFIXES[name]:
         said = f"the suffix {suffix} says otherwise" if suffix else "its name has no known suffix"
         assumptions = (f"Read as {name}, as its first bytes say; {said}.",)
-    return PictureFile(path, name, size, given, assumptions)
+    bare = name == "DICOM" and head[128:132] != b"DICM"
+    return PictureFile(path, name, size, given, assumptions, bare)
 
 
 def check_sides(width: int, height: int, given: str) -> None:
@@ -102,6 +107,24 @@ def check_sides(width: int, height: int, given: str) -> None:
             f"{given}: {width} x {height}",
             f"downscale it by {factor} or more, or cut out the part that matters",
         )
+
+
+def frame_number(frame: int | None, count: int, word: str, given: str, notes: list[str]) -> int:
+    """The number of the frame (page) asked for, from 0; the first of several is noted as assumed.
+
+    Raises InputError for a number that is not there.
+    """
+    if frame is None:
+        if count > 1:
+            notes.append(f"The file has {count} {word}s and none was named: {word} 0 is read.")
+        return 0
+    if not 0 <= frame < count:
+        raise InputError(
+            f"A {word} number lies within the file",
+            f"{given}: {word} {frame} of {count}",
+            f"name one from 0 to {count - 1}",
+        )
+    return frame
 
 
 @contextlib.contextmanager
@@ -160,6 +183,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _format(head: bytes, given: str) -> str:
+    if head[128:132] == b"DICM" or _is_bare_dicom(head):  # a DICOM preamble may look like a TIFF
+        return "DICOM"
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
     if head[:3] == b"\xff\xd8\xff":
@@ -168,8 +193,6 @@ def _format(head: bytes, given: str) -> str:
         return "TIFF"
     if head[:2] == b"BM":
         return "BMP"
-    if head[128:132] == b"DICM" or _is_bare_dicom(head):
-        return "DICOM"
     if head[344:348] == b"n+1\x00" or head[4:12] == b"n+2\x00\r\n\x1a\n":
         return "NIfTI"
     if head[:2] == b"\x1f\x8b":
@@ -183,8 +206,6 @@ def _format(head: bytes, given: str) -> str:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """A data set without the 128-byte preamble: it starts with group 2 or 8, little endian."""
-    group, element = head[0:2], int.from_bytes(head[2:4], "little")
-    if group == b"\x02\x00":
-        return element <= 0x0010 and head[4:6] in (b"UL", b"OB", b"UI")
-    return group == b"\x08\x00" and element in (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0014, 0x0016)
+    """A little-endian data set without preamble and meta information starts in group 8."""
+    element = int.from_bytes(head[2:4], "little")
+    return head[:2] == b"\x08\x00" and element in _FIRST_ELEMENTS and len(head) >= 132

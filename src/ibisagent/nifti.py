@@ -1,0 +1,354 @@
+"""One slice of a NIfTI volume, in radiological convention, read as a stream.
+
+The volume passes by plane by plane and is never whole in memory, compressed or not; the slice
+and an even sample of all values, for one window per volume, are kept. Left out: Analyze and
+.hdr/.img pairs, time points beyond the first, complex numbers.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, cast
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from ibisagent.errors import InputError
+from ibisagent.intensity import SAMPLE, Decoded
+from ibisagent.picture_files import MAX_FRAME_BYTES, PictureFile, check_sides, quiet
+
+AXES = ("sagittal", "coronal", "axial")  # perpendicular to the canonical x, y, z
+MAX_VOLUME_BYTES = 2 * 1024**3  # of one volume, unpacked
+MAX_OFFSET = 16 * 1024**2  # bytes before the first voxel
+_CHUNK = 8 * 1024**2  # bytes read at a time
+_GZIP_RATIO = 1040  # deflate cannot pack better than 1032 to 1
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the low three bits of xyzt_units
+_DAMAGE = (EOFError, OSError, zlib.error, HeaderDataError, ValueError, KeyError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a header says about the voxels, and how they lie in the patient."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int  # bytes before the first voxel
+    volumes: int  # how many volumes follow each other
+    slope: float
+    intercept: float
+    stored_axis: tuple[int, int, int]  # of canonical x, y, z: which stored axis it is
+    flipped: tuple[bool, bool, bool]  # of canonical x, y, z: whether it is stored backwards
+    spacing: tuple[float, float, float] | None  # mm along canonical x, y, z
+    known: bool  # whether the header has a usable orientation
+    notes: tuple[str, ...]
+
+    @property
+    def canonical_shape(self) -> tuple[int, int, int]:
+        x, y, z = (self.shape[axis] for axis in self.stored_axis)
+        return x, y, z
+
+    @property
+    def volume_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def read_nifti(file: PictureFile, axis: str | None, index: int | None) -> Decoded:
+    """Decode one slice of the first volume.
+
+    `index` counts canonically from 0: axial from the feet up, coronal from back to front,
+    sagittal from left to right. Without an axis it is axial (or the one plane that there is),
+    without an index the middle; both are recorded as assumptions. Values are HxW in the file's
+    scaled unit, or HxWx3 uint8. Raises InputError.
+    """
+    with quiet():
+        try:
+            with _opened(file) as stream:
+                return _read(cast(BinaryIO, stream), file, axis, index)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise file.damaged(f"it cannot be decoded ({type(error).__name__})") from None
+
+
+def _opened(file: PictureFile) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(file.path, "rb") if file.format == "gzip" else file.path.open("rb")
+
+
+def _read(stream: BinaryIO, file: PictureFile, axis: str | None, index: int | None) -> Decoded:
+    head = stream.read(540)
+    layout = _layout(head, file)
+    notes = [*file.assumptions, *layout.notes]
+    plane, number = _choose(layout, axis, index, file, notes)
+    rows, columns = _in_plane(plane)
+    shape = layout.canonical_shape
+    check_sides(shape[columns], shape[rows], file.given)
+    _skip(stream, layout.offset - len(head))
+    stored_axis, stored_number = layout.stored_axis[plane], number
+    if layout.flipped[plane]:
+        stored_number = shape[plane] - 1 - number
+    values, sample = _scan(stream, layout, stored_axis, stored_number)
+    _finish(stream)
+    values = _radiological(values, layout, plane)
+    picture = Decoded(
+        values,
+        laterality="known" if layout.known else "assumed",
+        spacing=layout.spacing and (layout.spacing[rows], layout.spacing[columns]),
+        assumptions=tuple(notes),
+        sample=sample,
+        sample_name="volume",
+    )
+    if layout.dtype.names:
+        return replace(picture, values=_rgb(values), sample=None)
+    return replace(picture, values=_scaled(values, layout), sample=_scaled(sample, layout))
+
+
+# --- header -----------------------------------------------------------------------------------
+
+
+def _layout(head: bytes, file: PictureFile) -> Layout:
+    header = _header(head, file)
+    shape, volumes, notes = _shape(header, file)
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError:
+        dtype = np.dtype("V1")
+    if not (dtype.names or (dtype.kind in "iuf" and dtype.itemsize <= 8)):
+        raise file.fail(
+            "A NIfTI volume holds real numbers or RGB colours",
+            f"data type code {int(header['datatype'])}",
+            "save it as float32 or int16, complex numbers as their magnitude",
+        )
+    slope, intercept = header.get_slope_inter()
+    affine, known = _affine(header, notes)
+    orientation = nib.io_orientation(affine)
+    stored = [int(np.flatnonzero(orientation[:, 0] == canonical)[0]) for canonical in range(3)]
+    layout = Layout(
+        shape=shape,
+        dtype=dtype,
+        offset=max(int(header.get_data_offset()), len(header.binaryblock)),
+        volumes=volumes,
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+        stored_axis=(stored[0], stored[1], stored[2]),
+        flipped=cast(Any, tuple(bool(orientation[axis, 1] < 0) for axis in stored)),
+        spacing=_spacing(header, affine, known, stored, notes),
+        known=known,
+        notes=tuple(notes),
+    )
+    _check_bytes(layout, file)
+    return layout
+
+
+def _header(head: bytes, file: PictureFile) -> nib.Nifti1Header:
+    if head[4:12] == b"n+2\x00\r\n\x1a\n" and len(head) == 540:
+        return nib.Nifti2Header(head, check=False)
+    if head[344:348] == b"n+1\x00":
+        return nib.Nifti1Header(head[:348], check=False)
+    if file.format == "gzip" and len(head) >= 348:
+        raise file.fail(
+            "A gzip file is read where it holds one NIfTI volume", "something else", "unpack it first"
+        )
+    raise file.damaged("it ends within its header")
+
+
+def _shape(header: nib.Nifti1Header, file: PictureFile) -> tuple[tuple[int, int, int], int, list[str]]:
+    """Three sizes, the number of volumes, and what had to be assumed."""
+    dimensions = [int(size) for size in header["dim"]]
+    sizes = dimensions[1 : 1 + dimensions[0]]
+    if not 2 <= dimensions[0] <= 7 or min(sizes) < 1:
+        raise file.fail(
+            "A NIfTI volume has 2 to 7 dimensions, each of at least 1",
+            " x ".join(str(size) for size in sizes[:7]) or "none",
+            "export it again from its source",
+        )
+    notes = []
+    sizes += [1] * (3 - len(sizes))
+    volumes = int(np.prod(sizes[3:], dtype=object))
+    if volumes > 1:
+        notes.append(f"The file holds {volumes} volumes: the first is read.")
+    return (sizes[0], sizes[1], sizes[2]), volumes, notes
+
+
+def _check_bytes(layout: Layout, file: PictureFile) -> None:
+    plane = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize
+    if layout.volume_bytes > MAX_VOLUME_BYTES or plane > MAX_FRAME_BYTES:
+        raise file.fail(
+            f"A volume may have at most {MAX_VOLUME_BYTES // 1024**2} MB unpacked,"
+            f" a plane {MAX_FRAME_BYTES // 1024**2} MB",
+            f"{' x '.join(str(size) for size in layout.shape)} voxels of {layout.dtype.itemsize} bytes",
+            "crop or downsample it",
+        )
+    if not 0 <= layout.offset <= MAX_OFFSET:
+        raise file.damaged("its voxels do not start where its header says")
+    needed = layout.offset + layout.volume_bytes * (1 if file.format == "gzip" else layout.volumes)
+    if needed > file.size * (_GZIP_RATIO if file.format == "gzip" else 1):
+        raise file.damaged("its header claims more voxels than it holds")
+
+
+def _affine(header: nib.Nifti1Header, notes: list[str]) -> tuple[NDArray[np.float64], bool]:
+    """Voxel to patient (right, anterior, superior) in the file's unit, and whether it is known."""
+    candidates = []
+    if header["sform_code"] > 0:
+        candidates.append(header.get_sform())
+    if header["qform_code"] > 0:
+        header["pixdim"][0] = header["pixdim"][0] or 1  # the standard reads 0 as 1
+        try:
+            candidates.append(header.get_qform())
+        except (ValueError, HeaderDataError):  # no rotation, or negative voxel sizes
+            candidates.append(np.full((4, 4), np.nan))
+    usable = [affine for affine in candidates if _is_usable(affine)]
+    if not usable:
+        said = "cannot be used" if candidates else "is not stated"
+        notes.append(
+            f"The volume's orientation {said}: its axes are taken as running to the patient's right,"
+            " to the front and to the head."
+        )
+        return np.eye(4), False
+    if len(usable) < len(candidates):
+        notes.append("One of the volume's two orientations cannot be used: the other one counts.")
+    elif len({nib.aff2axcodes(affine) for affine in usable}) > 1:
+        notes.append("The volume's two orientations disagree: its sform counts.")
+    matrix = usable[0][:3, :3] / np.linalg.norm(usable[0][:3, :3], axis=0)
+    if np.abs(matrix).max(axis=0).min() < 0.9:
+        notes.append("The volume is oblique: slices follow its grid, sides are the nearest ones.")
+    return usable[0], True
+
+
+def _is_usable(affine: NDArray[np.float64]) -> bool:
+    """Finite, and three axes that are long enough and clearly apart."""
+    if not np.isfinite(affine).all():
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if lengths.min() <= 1e-6 or lengths.max() > 1e6:
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 0.1)
+
+
+def _spacing(
+    header: nib.Nifti1Header, affine: NDArray[np.float64], known: bool, stored: list[int], notes: list[str]
+) -> tuple[float, float, float] | None:
+    """Millimetres along canonical x, y, z: from the affine, else from the header's zooms."""
+    zooms = np.linalg.norm(affine[:3, :3], axis=0) if known else np.abs(header["pixdim"][1:4].astype(float))
+    unit = int(header["xyzt_units"]) & 7
+    if unit == 0:
+        notes.append("The volume's unit of length is not stated: millimetres are assumed.")
+    zooms = zooms * _MILLIMETRES.get(unit, 1.0)
+    if not np.isfinite(zooms).all() or zooms.min() <= 0:
+        notes.append("The volume's spacing cannot be used: voxels are taken as cubes.")
+        return None
+    return float(zooms[stored[0]]), float(zooms[stored[1]]), float(zooms[stored[2]])
+
+
+# --- which slice ------------------------------------------------------------------------------
+
+
+def _choose(
+    layout: Layout, axis: str | None, index: int | None, file: PictureFile, notes: list[str]
+) -> tuple[int, int]:
+    """The canonical axis that the slice is perpendicular to, and its number along it."""
+    shape = layout.canonical_shape
+    if axis is None:
+        flat = [plane for plane in range(3) if shape[plane] == 1]
+        plane = flat[0] if len(flat) == 1 else 2
+        if len(flat) != 1:
+            notes.append("No axis was named: the slice is axial.")
+    elif axis in AXES:
+        plane = AXES.index(axis)
+    else:
+        raise InputError(
+            f"An axis is one of {', '.join(reversed(AXES))}", repr(axis[:20]), "write --axis axial"
+        )
+    count = shape[plane]
+    if index is None:
+        if count > 1:
+            notes.append(f"No slice was named: {AXES[plane]} slice {count // 2} of {count} is read.")
+        return plane, count // 2
+    if not 0 <= index < count:
+        raise InputError(
+            "A slice index lies within the volume",
+            f"{file.given}: {AXES[plane]} slice {index} of {count}",
+            f"name one from 0 to {count - 1}",
+        )
+    return plane, index
+
+
+def _in_plane(plane: int) -> tuple[int, int]:
+    """The canonical axes that run along the rows' order and along the columns' order."""
+    return {0: (2, 1), 1: (2, 0), 2: (1, 0)}[plane]
+
+
+def _radiological(values: NDArray[Any], layout: Layout, plane: int) -> NDArray[Any]:
+    """The stored slice to the picture frame.
+
+    Canonical axes run to the right, to the front and to the head, so image left (right or front)
+    and image top (front or head) are where they end: both are reversed.
+    """
+    rows, columns = _in_plane(plane)
+    if layout.stored_axis[rows] > layout.stored_axis[columns]:
+        values = values.T
+    down = slice(None) if layout.flipped[rows] else slice(None, None, -1)
+    right = slice(None) if layout.flipped[columns] else slice(None, None, -1)
+    return values[down, right]
+
+
+# --- voxels -----------------------------------------------------------------------------------
+
+
+def _scan(stream: BinaryIO, layout: Layout, axis: int, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The stored slice, its two stored axes in their order, and an even sample of the volume."""
+    step = max(1, -(-int(np.prod(layout.shape, dtype=object)) // SAMPLE))
+    kept: list[NDArray[Any]] = []
+    sample: list[NDArray[Any]] = []
+    passed = 0
+    for first, chunk in _chunks(stream, layout):
+        sample.append(chunk.reshape(-1, order="F")[-passed % step :: step].copy())
+        passed += chunk.size
+        if axis < 2:
+            kept.append(chunk.take(number, axis=axis))
+        elif first <= number < first + chunk.shape[2]:
+            kept.append(chunk[:, :, number - first : number - first + 1].copy())
+    values = kept[0][:, :, 0] if axis == 2 else np.concatenate(kept, axis=1)
+    return values, np.concatenate(sample)
+
+
+def _chunks(stream: BinaryIO, layout: Layout) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Runs of planes along the last stored axis, with the number of the first of them."""
+    width, height, depth = layout.shape
+    plane_bytes = width * height * layout.dtype.itemsize
+    step = max(1, _CHUNK // plane_bytes)
+    for first in range(0, depth, step):
+        planes = min(step, depth - first)
+        data = stream.read(planes * plane_bytes)
+        if len(data) < planes * plane_bytes:
+            raise EOFError
+        yield first, np.frombuffer(data, layout.dtype).reshape((width, height, planes), order="F")
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    """Read past the rest of the header. The first 540 bytes may hold voxels already."""
+    if count < 0:
+        stream.seek(count, 1)
+    elif len(stream.read(count)) < count:
+        raise EOFError
+
+
+def _finish(stream: BinaryIO) -> None:
+    """Read on a little: at the end of the stream gzip compares its checksum."""
+    stream.read(2**16)
+
+
+def _scaled(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """Slope and intercept; numbers beyond float32 become infinite and count as not a number."""
+    if (layout.slope, layout.intercept) == (1.0, 0.0):
+        return values
+    with np.errstate(over="ignore"):
+        return (values * np.float64(layout.slope) + layout.intercept).astype(np.float32)
+
+
+def _rgb(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.stack([values[channel] for channel in ("R", "G", "B")], axis=-1)
