@@ -1,0 +1,151 @@
+"""The five lines of Python that a user needs.
+
+from ibisagent import Agent
+agent = Agent.load(policy="embedded", tool="embedded")
+result = agent.segment("picture.png", "Find the liver")
+result.mask, result.outcome, result.answer
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from ibisagent.environment import Settings
+from ibisagent.errors import InputError
+from ibisagent.images import load_mask, load_picture
+from ibisagent.policies import PolicyOptions, load_policy
+from ibisagent.rollout import Event, check_pair, rollout
+from ibisagent.tools import load_tool
+from ibisagent.types import Episode, EpisodeStatus, Mask, Outcome, Picture, Policy, Sample, Tool, Turn
+
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Picture
+
+MAX_INSTRUCTION = 2000  # characters
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an episode came to; everything else is in `episode`."""
+
+    episode: Episode
+
+    @property
+    def mask(self) -> Mask | None:
+        """Bool HxW in the picture frame; all False where absent; None where the outcome is none."""
+        return self.episode.mask
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.episode.outcome
+
+    @property
+    def status(self) -> EpisodeStatus:
+        return self.episode.status
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return self.episode.turns
+
+    @property
+    def answer(self) -> str | None:
+        return self.episode.answer
+
+
+class Agent:
+    """A policy and a tool that fit each other, with the settings to run them."""
+
+    def __init__(self, policy: Policy, tool: Tool, settings: Settings | None = None) -> None:
+        """Raises InputError where the tool cannot take what the policy writes."""
+        self.policy = policy
+        self.tool = tool
+        self.settings = settings or default_settings(policy, tool)
+        check_pair(policy, tool, self.settings)
+
+    @classmethod
+    def load(
+        cls,
+        policy: str = "embedded",
+        tool: str = "embedded",
+        *,
+        options: PolicyOptions | None = None,
+        point_to_box: float | None = None,
+        truths: dict[str, Mask] | None = None,
+        **settings: Any,
+    ) -> Agent:
+        """Load both by their specs (see `ibisagent segment --help`).
+
+        `settings` are fields of `Settings`, such as `max_turns=5`, `start="none"` or `seed=1`.
+        """
+        options = options or PolicyOptions()
+        the_policy = load_policy(policy, options, truths)
+        the_tool = load_tool(tool, device=options.device, dtype=options.dtype, point_to_box=point_to_box)
+        return cls(the_policy, the_tool, replace(default_settings(the_policy, the_tool), **settings))
+
+    def segment(self, image: ImageLike, instruction: str, *, start: ImageLike | None = None) -> Result:
+        """Run one episode. `image`: path, PIL image, array (HxW or HxWx3) or Picture.
+
+        `start` is a mask to begin from (path, or bool HxW array). Raises InputError for what
+        cannot be read; a policy or tool that fails is a status of the result.
+        """
+        events = self.stream([make_sample(image, instruction, start)])
+        [episode] = [event.episode for event in events if event.episode is not None]
+        return Result(episode)
+
+    def segment_many(
+        self, requests: Iterable[tuple[ImageLike, str]], *, batch_size: int = 8
+    ) -> Iterator[Result]:
+        """Run many (image, instruction) pairs, `batch_size` at a time; results in the given order."""
+        samples = (make_sample(image, instruction) for image, instruction in requests)
+        waiting: dict[int, Episode] = {}
+        following = 0
+        for event in self.stream(samples, batch_size=batch_size):
+            if event.episode is not None:
+                waiting[event.number] = event.episode
+            while following in waiting:
+                yield Result(waiting.pop(following))
+                following += 1
+
+    def stream(
+        self,
+        samples: Iterable[Sample],
+        *,
+        batch_size: int = 1,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Every turn as it is taken and every episode as it ends, for live views."""
+        return rollout(
+            samples, self.policy, self.tool, self.settings, batch_size=batch_size, cancelled=cancelled
+        )
+
+
+def default_settings(policy: Policy, tool: Tool) -> Settings:
+    """The policy's own verbs as far as the tool takes them; a proposal where the tool can make one."""
+    verbs = frozenset(verb for verb in policy.verbs if verb != "Box" or "box" in tool.prompts)
+    start: Literal["proposal", "none"] = "proposal" if "text" in tool.prompts else "none"
+    return Settings(verbs=verbs, start=start)
+
+
+def make_sample(image: ImageLike, instruction: str, start: ImageLike | None = None) -> Sample:
+    """A sample whose id says nothing about the file: content and instruction, hashed."""
+    instruction = instruction.strip()
+    if not 0 < len(instruction) <= MAX_INSTRUCTION:
+        raise InputError(
+            f"an instruction has 1 to {MAX_INSTRUCTION} characters",
+            f"{len(instruction)}",
+            'write for example "Find the liver"',
+        )
+    picture = image if isinstance(image, Picture) else load_picture(image)
+    start_mask = None
+    if start is not None:
+        shape = (picture.height, picture.width)
+        assert not isinstance(start, Picture)
+        start_mask = load_mask(start, shape)
+    key = hashlib.sha256(f"{picture.content_id}\x1f{instruction}".encode()).hexdigest()
+    return Sample(key[:16], picture, instruction, start_mask=start_mask)

@@ -1,0 +1,36 @@
+"""The tree of named errors: each says the rule, then the value, then the fix."""
+
+
+class IbisError(Exception):
+    """A fault that a person can mend: `rule` that was broken, the `value` met, the `fix`."""
+
+    def __init__(self, rule: str, value: object = None, fix: str | None = None) -> None:
+        self.rule = rule
+        self.value = value
+        self.fix = fix
+        parts = [rule]
+        if value is not None:
+            parts.append(f"got {value}")
+        if fix:
+            parts.append(fix)
+        super().__init__("; ".join(parts))
+
+
+class InputError(IbisError, ValueError):
+    """A file, array, option or name from the user that cannot be used (exit code 2)."""
+
+
+class EpisodeFormatError(InputError):
+    """An episode log whose schema, version or content does not hold."""
+
+
+class ToolError(IbisError):
+    """A segmentation tool could not answer; the episode ends with status `tool_error`."""
+
+
+class PolicyError(IbisError):
+    """A policy could not answer; the episode ends with status `policy_error`."""
+
+
+class MissingExtraError(IbisError, ImportError):
+    """An optional dependency is absent; the fix names the extra to install."""

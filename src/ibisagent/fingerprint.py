@@ -1,0 +1,49 @@
+"""Does this fit that? What must agree between data, checkpoints and results (METHOD section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ibisagent import render
+from ibisagent.actions import DECIMALS, GRAMMAR_VERSION
+from ibisagent.prompts import prompt_id
+from ibisagent.types import Policy, Tool, Verb
+
+
+def fingerprint(
+    policy: Policy, tool: Tool, system: str, verbs: Collection[Verb], history: str, style: render.Style
+) -> dict[str, Any]:
+    """Everything that changes what a policy sees or what its text does, as plain JSON values."""
+    return {
+        "grammar": {"version": GRAMMAR_VERSION, "verbs": sorted(str(verb) for verb in verbs)},
+        "coordinates": {"rule": "pixel-centre", "decimals": DECIMALS},
+        "prompt": prompt_id(system),
+        "history": history,
+        "renderer": render.fingerprint(style),
+        "view": dataclasses.asdict(policy.view),
+        "policy": dict(policy.fingerprint()),
+        "tool": dict(tool.fingerprint()),
+    }
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line per value that differs, such as `history: none here, all there`."""
+    lines = []
+    for key in sorted(set(ours) | set(theirs)):
+        mine, other = ours.get(key), theirs.get(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            lines += differences(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            lines.append(f"{prefix}{key}: {mine} here, {other} there")
+    return lines
+
+
+def warn_if_different(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> list[str]:
+    """Warn loudly, naming each difference, where `what` was made under another fingerprint."""
+    lines = differences(ours, theirs)
+    if lines:
+        warnings.warn(f"{what} was made under another fingerprint:\n  " + "\n  ".join(lines), stacklevel=2)
+    return lines
