@@ -1,0 +1,361 @@
+"""Train the embedded policy: supervised, on states with errors, dense maps and text together.
+
+    python runs/embedded_policy.py --minutes 90 --folder checkpoints/policy
+
+One CPU thread. Checkpoints allow going on (`--resume` is automatic where the folder has one). Left
+out: reinforcement learning on the policy's own episodes, which starts from these weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from policy_data import WEIGHTS, Case, Propose, State, draw, lesson, load
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ibisagent.actions import parse, pixel_from_coordinate
+from ibisagent.datasets.biomedparse import data_root
+from ibisagent.masks import error_regions
+from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
+from ibisagent.policies.embedded_model import EmbeddedPolicyNetwork, Seen, to_square
+from ibisagent.policies.embedded_words import GRID, SIDE, Words
+from ibisagent.render import paint
+from ibisagent.targets import TARGETS
+from ibisagent.types import Click, Mask, Observation
+
+
+@dataclass
+class Config:
+    """Everything that a run is made of."""
+
+    folder: Path = Path("checkpoints/policy")
+    minutes: float = 90.0  # of training in all, resumed time included
+    batch: int = 16
+    rate: float = 1.2e-3
+    seed: int = 0
+    data: Path | None = None
+    tool: Path | None = None  # weights of the embedded tool: its masks become states
+    encoder: Path | None = None  # weights of the embedded tool: begin with its encoder
+    every: float = 5.0  # minutes between checkpoints
+    evaluate: float = 15.0  # minutes between evaluations on the validation patients
+
+
+@dataclass
+class Batch:
+    """Tensors of B states."""
+
+    image: Tensor  # B x 4 x 256 x 256
+    target: Tensor  # B
+    tokens: Tensor  # B x T, 0 pads
+    cells: Tensor  # B x 4096, sums to 1 or 0
+    names: Tensor  # B x targets x 64 x 64 in [0, 1]
+    known: Tensor  # B x targets
+    maps: Tensor  # B x 4 x 64 x 64 in [0, 1]
+    present: Tensor  # B
+
+
+def to_grid(mask: Mask | None) -> np.ndarray:
+    """Share of each cell that a mask covers, float32 64 x 64."""
+    square = np.zeros((SIDE, SIDE), np.float32)
+    if mask is not None:
+        square[: mask.shape[0], : mask.shape[1]] = mask
+    return cv2.resize(square, (GRID, GRID), interpolation=cv2.INTER_AREA)
+
+
+def collate(states: list[State], words: Words, rng: np.random.Generator) -> Batch:
+    """States to tensors, with their lessons."""
+    count = len(states)
+    image = np.stack([to_square(paint(state.pixels, state.mask)) for state in states])
+    cells = np.zeros((count, GRID * GRID), np.float32)
+    names = np.zeros((count, len(TARGETS), GRID, GRID), np.float32)
+    known = np.zeros((count, len(TARGETS)), np.float32)
+    maps = np.zeros((count, 4, GRID, GRID), np.float32)
+    texts = []
+    for row, state in enumerate(states):
+        text, where = lesson(state, rng)
+        texts.append(words.encode(text, *state.pixels.shape[:2])[0])
+        if where is not None:
+            cells[row] = where.ravel()
+        for name, mask in state.masks.items():
+            names[row, TARGETS.index(name)] = to_grid(mask)
+            known[row, TARGETS.index(name)] = 1
+        known[row, [TARGETS.index(name) for name in state.absent]] = 1
+        missed, included = error_regions(state.truth, state.mask)
+        maps[row] = [to_grid(mask) for mask in (state.truth, state.mask, missed, included)]
+    tokens = np.zeros((count, max(map(len, texts))), np.int64)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = text
+    return Batch(
+        image=torch.from_numpy(image).contiguous(memory_format=torch.channels_last),
+        target=torch.tensor([TARGETS.index(state.target) for state in states]),
+        tokens=torch.from_numpy(tokens),
+        cells=torch.from_numpy(cells),
+        names=torch.from_numpy(names),
+        known=torch.from_numpy(known),
+        maps=torch.from_numpy(maps),
+        present=torch.tensor([float(state.truth.any()) for state in states]),
+    )
+
+
+def dense_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice where there is something; N x H x W to N."""
+    cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
+    p = torch.sigmoid(logits)
+    dice = 1 - (2 * (p * truth).sum((1, 2)) + 1) / (p.sum((1, 2)) + truth.sum((1, 2)) + 1)
+    return cross + 0.3 * dice * (truth.amax((1, 2)) > 0.3)
+
+
+def losses(network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float) -> dict[str, Tensor]:
+    """Named losses; their sum is what is minimised."""
+    seen: Seen = network.see(batch.image, batch.target)
+    known = batch.known.bool()
+    flat, truth = seen.names[known], batch.names[known]
+    filled = truth.amax((1, 2)) > 0
+    names = dense_loss(flat, truth)
+    # Absent names are many and easy: each picture's present ones weigh as much as all others.
+    weight = torch.where(filled, 1.0, 0.15)
+    maps = dense_loss(seen.maps.flatten(0, 1), batch.maps.flatten(0, 1)).unflatten(0, (-1, 4)).mean(0)
+    logits, states = network.write(seen, batch.target, batch.tokens)
+    word = F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), reduction="none").view_as(
+        batch.tokens
+    )
+    real = batch.tokens != 0
+    verdict = word[:, 1].mean()
+    clicked = (batch.tokens == 2).any(1)
+    point = logits.new_zeros(())
+    if clicked.any():
+        at = (batch.tokens == 2).float().argmax(1)
+        picked = states[torch.arange(len(at)), at][clicked]
+        part = Seen(
+            *(getattr(seen, name)[clicked] for name in ("names", "maps", "present", "points", "memory"))
+        )
+        log_p = torch.log_softmax(network.point(part, picked), dim=1)
+        goal = batch.cells[clicked]
+        point = ((goal * torch.log(goal + 1e-9)) - goal * log_p).sum(1).mean()
+    return {
+        "names": 2.0 * (names * weight).sum() / weight.sum(),
+        "target": 1.5 * maps[0],
+        "painted": 0.7 * maps[1],
+        "missed": 1.5 * maps[2],
+        "included": 1.0 * maps[3],
+        "present": 0.3 * F.binary_cross_entropy_with_logits(seen.present, batch.present),
+        "words": text_weight * 0.6 * word[real].mean(),
+        "verdict": text_weight * 0.6 * verdict,
+        "point": text_weight * 0.3 * point,
+    }
+
+
+# --- evaluation on validation patients ------------------------------------------------------
+
+
+def evaluate(
+    policy: EmbeddedPolicy, cases: list[Case], propose: Propose | None
+) -> dict[str, dict[str, float]]:
+    """Per set: first click inside, verb right on masks with errors, clicks in their error region."""
+    tally: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number, case in enumerate(cases):
+        rng = np.random.default_rng([77, number])
+        plain = draw(case, rng, None, strength=0.0)
+        for target, truth in plain.masks.items():
+            score = tally[case.dataset]
+            action = _act(policy, State(case, plain.pixels, plain.masks, plain.absent, target, None))
+            score["inside"].append(float(isinstance(action, Click) and _hits(action, truth)))
+        for _ in range(2):
+            state = draw(case, rng, propose, strength=0.0)
+            text, _ = lesson(state, rng)
+            wanted, action = parse(text, policy.verbs).action, _act(policy, state)
+            kind = "absent" if not state.truth.any() else "bare" if state.mask is None else "mask"
+            same = type(wanted) is type(action)
+            tally[case.dataset][f"{kind}_verb"].append(float(same))
+            if kind == "mask" and isinstance(action, Click):
+                region = error_regions(state.truth, state.mask)[0 if action.positive else 1]
+                tally[case.dataset]["useful"].append(float(_hits(action, region)))
+    table = {
+        name: {key: float(np.mean(values)) for key, values in row.items()} for name, row in tally.items()
+    }
+    keys = sorted({key for row in table.values() for key in row})
+    table["mean over sets"] = {
+        key: float(np.mean([row[key] for row in table.values() if key in row])) for key in keys
+    }
+    return table
+
+
+def few_per_set(cases: list[Case], most: int) -> list[Case]:
+    """The first cases of each set."""
+    count: dict[str, int] = defaultdict(int)
+    kept = []
+    for case in cases:
+        count[case.dataset] += 1
+        if count[case.dataset] <= most:
+            kept.append(case)
+    return kept
+
+
+def _act(policy: EmbeddedPolicy, state: State) -> object:
+    observation = Observation(
+        sample_id="",
+        instruction=f"Find the {state.target} in this image.",
+        image=paint(state.pixels, state.mask),
+        messages=(),
+        mask=state.mask,
+        clicks=(),
+        verbs=policy.verbs,
+        turn=1,
+        attempt=0,
+        seed=0,
+    )
+    return parse(policy.act([observation])[0].text, policy.verbs).action
+
+
+def _hits(click: Click, region: Mask) -> bool:
+    row, column = (
+        pixel_from_coordinate(click.y, region.shape[0]),
+        pixel_from_coordinate(click.x, region.shape[1]),
+    )
+    return bool(region[row, column])
+
+
+# --- the run --------------------------------------------------------------------------------
+
+
+def save_weights(network: EmbeddedPolicyNetwork, words: Words, path: Path, bias: dict[str, float]) -> None:
+    """Half-precision weights with all that `EmbeddedPolicy.load` needs."""
+    state = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in network.state_dict().items()
+    }
+    metadata = {
+        "format": f"ibisagent embedded policy {FORMAT}",
+        "targets": json.dumps(TARGETS),
+        "words": json.dumps(words.entries),
+        "verdict_bias": json.dumps(bias),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, str(path), metadata)
+
+
+@torch.no_grad()
+def follow(average: EmbeddedPolicyNetwork, network: EmbeddedPolicyNetwork, decay: float) -> None:
+    """Exponential moving average of weights; buffers are copied."""
+    for mine, theirs in zip(average.parameters(), network.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - decay)
+    for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
+        mine.copy_(theirs)
+
+
+def borrow_encoder(network: EmbeddedPolicyNetwork, weights: Path) -> None:
+    """Begin with the tool's encoder."""
+    from safetensors.torch import load_file
+
+    state = {
+        key.removeprefix("encoder."): value.float() if value.is_floating_point() else value
+        for key, value in load_file(str(weights)).items()
+        if key.startswith("encoder.")
+    }
+    network.encoder.load_state_dict(state)
+
+
+def tool_masks(weights: Path | None) -> Propose | None:
+    """States from the tool's own masks, where its weights are there."""
+    if weights is None or not weights.is_file():
+        return None
+    from policy_tool_masks import ToolMasks
+
+    return ToolMasks(weights)
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(1)
+    os.nice(5)
+    torch.manual_seed(config.seed)
+    root = data_root(config.data)
+    words = Words.build()
+    network = EmbeddedPolicyNetwork(len(TARGETS), len(words.entries)).to(memory_format=torch.channels_last)
+    if config.encoder:
+        borrow_encoder(network, config.encoder)
+    average = copy.deepcopy(network)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98))
+    step, spent = 0, 0.0
+    checkpoint = config.folder / "last.pt"
+    config.folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint.is_file():
+        stored = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(stored["network"])
+        average.load_state_dict(stored["average"])
+        optimiser.load_state_dict(stored["optimiser"])
+        step, spent = stored["step"], stored["spent"]
+        print(f"resumed at step {step}, {spent:.1f} min", flush=True)
+    by_set: dict[str, list[Case]] = defaultdict(list)
+    for case in load(root, "train"):
+        by_set[case.dataset].append(case)
+    validation = few_per_set(load(root, "val"), 12)
+    sets = list(by_set)
+    chances = np.array([WEIGHTS[name] for name in sets])
+    chances /= chances.sum()
+    propose = tool_masks(config.tool)
+    began, running = time.monotonic() - 60 * spent, defaultdict(float)
+    saved = evaluated = spent
+    network.train()
+    while spent < config.minutes:
+        rng = np.random.default_rng([config.seed, step])
+        drawn = [by_set[sets[int(i)]] for i in rng.choice(len(sets), config.batch, p=chances)]
+        states = [draw(cases[int(rng.integers(len(cases)))], rng, propose) for cases in drawn]
+        batch = collate(states, words, rng)
+        progress = spent / config.minutes
+        rate = (
+            config.rate
+            * min(1.0, (step + 1) / 200)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        parts = losses(network, batch, text_weight=min(1.0, 0.25 + step / 1500))
+        total = sum(parts.values(), torch.zeros(()))
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        optimiser.step()
+        step += 1
+        follow(average, network, min(0.998, 1 - 10 / (step + 10)))
+        spent = (time.monotonic() - began) / 60
+        for key, value in parts.items():
+            running[key] += value.item()
+        if step % 50 == 0:
+            line = " ".join(f"{key} {value / 50:.3f}" for key, value in running.items())
+            print(f"{spent:6.1f} min step {step} rate {rate:.2e} | {line}", flush=True)
+            running.clear()
+        last = spent >= config.minutes
+        if spent - saved >= config.every or last:
+            state = {"network": network.state_dict(), "average": average.state_dict()}
+            state |= {"optimiser": optimiser.state_dict(), "step": step, "spent": spent}
+            torch.save(state, checkpoint.with_suffix(".new"))
+            checkpoint.with_suffix(".new").replace(checkpoint)
+            save_weights(average, words, config.folder / "policy.safetensors", {})
+            propose = tool_masks(config.tool) or propose
+            saved = spent
+        if spent - evaluated >= config.evaluate or last:
+            policy = EmbeddedPolicy(copy.deepcopy(average), words)
+            for name, row in evaluate(policy, validation, None).items():
+                figures = " ".join(f"{key} {value:.2f}" for key, value in sorted(row.items()))
+                print(f"  val {name}: {figures}", flush=True)
+            evaluated = spent
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

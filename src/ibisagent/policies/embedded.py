@@ -1,0 +1,193 @@
+"""The policy that ships in the package: a small network that looks and writes the grammar.
+
+It sees the painted picture and nothing else of the state: no mask array, no clicks, no history.
+Its own part of the work is reading the instruction (targets.understand), looking and writing;
+what it writes is text, read by the same parser as the text of a 7B model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ibisagent.errors import InputError
+from ibisagent.policies.embedded_model import (
+    LONGEST,
+    EmbeddedPolicyNetwork,
+    Seen,
+    allowed_cells,
+    to_square,
+)
+from ibisagent.policies.embedded_words import POINT, SIDE, Words, cells_inside
+from ibisagent.synthesis.reasoning import VERDICTS
+from ibisagent.targets import TARGETS, understand
+from ibisagent.types import BASE_VERBS, Observation, PolicyReply, Support, Verb, View
+
+CHUNK = 8  # texts written side by side; always padded to it, so that a text never depends on its neighbours
+FORMAT = 1  # of the weights file
+_UNDO_WORDS = (str(Verb.UNDO), VERDICTS["elsewhere"], VERDICTS["phantom"])
+
+
+class EmbeddedPolicy:
+    """Text from painted pictures. `temperature` 0 is greedy; above, seeded by the observation."""
+
+    name = "embedded"
+    view = View(max_side=SIDE)
+    verbs = BASE_VERBS | {Verb.UNDO}
+
+    def __init__(
+        self,
+        network: EmbeddedPolicyNetwork,
+        words: Words,
+        temperature: float = 0.0,
+        verdict_bias: Mapping[str, float] | None = None,
+        weights_id: str = "unsaved",
+    ) -> None:
+        """`verdict_bias` shifts the logits of first words such as "The mask fits." (calibration)."""
+        if not temperature >= 0:
+            raise InputError("temperature is 0 or more", temperature)
+        self._network = network.eval().to(memory_format=torch.channels_last)
+        self._words = words
+        self._temperature = temperature
+        self._weights_id = weights_id
+        self._bias = torch.zeros(len(words.entries))
+        for verdict, value in (verdict_bias or {}).items():
+            self._bias[words.id(verdict)] = value
+        self._point = words.id(POINT)
+        self._undo = torch.tensor([words.id(word) for word in _UNDO_WORDS])
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, temperature: float = 0.0) -> EmbeddedPolicy:
+        """Weights from a safetensors file; by default the one in the package."""
+        file = (
+            Path(path)
+            if path
+            else Path(str(resources.files("ibisagent") / "weights/embedded_policy.safetensors"))
+        )
+        if not file.is_file():
+            raise InputError("the embedded policy's weights must exist", file, "name a .safetensors file")
+        with safe_open(str(file), framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("format") != f"ibisagent embedded policy {FORMAT}":
+                raise InputError("the file holds weights of the embedded policy", metadata.get("format"))
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        if tuple(json.loads(metadata["targets"])) != TARGETS:
+            raise InputError("the weights were trained for this list of targets", "another list")
+        words = Words(tuple(json.loads(metadata["words"])))
+        network = EmbeddedPolicyNetwork(len(TARGETS), len(words.entries))
+        network.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+        )
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        return cls(network, words, temperature, json.loads(metadata["verdict_bias"]), digest)
+
+    def supports(self, instruction: str) -> Support:
+        """Whether the instruction names exactly one target of the corpus."""
+        return understand(instruction)
+
+    def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
+        """One text per observation, in order; independent of what else is in the batch."""
+        replies: list[PolicyReply] = []
+        for first in range(0, len(observations), CHUNK):
+            replies += self._chunk(observations[first : first + CHUNK])
+        return replies
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Name, weights and temperature."""
+        return {"name": self.name, "weights": self._weights_id, "temperature": self._temperature}
+
+    # --- one chunk ---
+
+    def _chunk(self, observations: Sequence[Observation]) -> list[PolicyReply]:
+        began = time.perf_counter()
+        targets = [understand(item.instruction).target for item in observations]
+        errors = [_fault(item, target) for item, target in zip(observations, targets, strict=True)]
+        good = [index for index, error in enumerate(errors) if error is None]
+        texts: dict[int, tuple[str, int]] = {}
+        if good:
+            rows = [TARGETS.index(targets[index] or "") for index in good]
+            written = self._write([observations[index] for index in good], rows)
+            texts = dict(zip(good, written, strict=True))
+        share = (time.perf_counter() - began) / len(observations)
+        return [
+            PolicyReply(error=error, seconds=share)
+            if error is not None
+            else PolicyReply(text=texts[index][0], tokens=texts[index][1], seconds=share)
+            for index, error in enumerate(errors)
+        ]
+
+    @torch.inference_mode()
+    def _write(self, observations: Sequence[Observation], rows: list[int]) -> list[tuple[str, int]]:
+        """Texts and token counts. Pictures go through the encoder one by one, words side by side."""
+        network = self._network
+        seen = [
+            network.see(
+                torch.from_numpy(to_square(item.image))[None].contiguous(memory_format=torch.channels_last),
+                torch.tensor([row]),
+            )
+            for item, row in zip(observations, rows, strict=True)
+        ]
+        padding = [seen[0]] * (CHUNK - len(seen))
+        joined = torch.cat([one.memory for one in seen + padding])
+        memory = [layer.read(joined) for layer in network.layers]
+        target = torch.tensor(rows + [rows[0]] * len(padding))
+        chances = [np.random.default_rng(item.seed) for item in observations]
+        tokens: list[list[int]] = [[] for _ in observations]
+        cells = [-1] * len(observations)
+        past, last = None, None
+        for position in range(LONGEST):
+            logits, states, past = network.step(memory, past, target, last, position)
+            if position == 1:
+                logits = logits + self._bias
+            chosen = torch.ones(CHUNK, dtype=torch.long)
+            for row, item in enumerate(observations):
+                if tokens[row] and tokens[row][-1] == 1:
+                    continue
+                word = self._choose(self._allowed(logits[row], item), chances[row])
+                if word == self._point:
+                    cells[row] = self._cell(seen[row], states[row : row + 1], item, chances[row])
+                tokens[row].append(word)
+                chosen[row] = word
+            if all(written[-1] == 1 for written in tokens):
+                break
+            last = chosen
+        return [
+            (self._words.decode(written, cell, *item.image.shape[:2]), len(written))
+            for written, cell, item in zip(tokens, cells, observations, strict=True)
+        ]
+
+    def _allowed(self, logits: Tensor, observation: Observation) -> Tensor:
+        if Verb.UNDO in observation.verbs:
+            return logits
+        return logits.index_fill(0, self._undo, -torch.inf)
+
+    def _cell(self, seen: Seen, state: Tensor, observation: Observation, chance: np.random.Generator) -> int:
+        rows, columns = cells_inside(*observation.image.shape[:2])
+        logits = self._network.point(seen, state)
+        inside = allowed_cells(torch.tensor([rows]), torch.tensor([columns]))
+        return self._choose(logits.masked_fill(~inside, -torch.inf)[0], chance)
+
+    def _choose(self, logits: Tensor, chance: np.random.Generator) -> int:
+        if self._temperature == 0:
+            return int(logits.argmax())
+        weights = torch.softmax(logits.double() / self._temperature, dim=0).numpy()
+        return int(min(np.searchsorted(np.cumsum(weights), chance.random()), len(weights) - 1))
+
+
+def _fault(observation: Observation, target: str | None) -> str | None:
+    """Why nothing can be written for an observation, else None."""
+    if target is None:
+        return understand(observation.instruction).reason
+    if max(observation.image.shape[:2]) > SIDE:
+        return f"The embedded policy sees pictures of at most {SIDE} pixels a side."
+    return None

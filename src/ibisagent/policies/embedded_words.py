@@ -1,0 +1,126 @@
+"""The words of the embedded policy: text in the grammar to tokens and back.
+
+One token is a tag, a verb, the name of a target, a word or a point. All points share one token in
+the sequence; which point is meant is an index into a grid of cells over the 256 x 256 square that
+holds the observation, and its text is the centre of that cell in the picture frame.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ibisagent.actions import DECIMALS
+from ibisagent.synthesis.reasoning import VERDICTS, sentences
+from ibisagent.targets import TARGETS
+
+SIDE = 256  # pixels of the square that the network sees
+CELL = 4  # pixels per side of one cell
+GRID = SIDE // CELL
+
+_PAD, _END, POINT = "<pad>", "<end>", "<point>"
+_FIXED = (
+    _PAD,
+    _END,
+    POINT,
+    "<think>",
+    "</think> <action>",
+    "</action>",
+    "</action> <answer>",
+    "</answer>",
+    "Positive Point",
+    "Negative Point",
+    "Undo",
+    "Terminate",
+    "of the picture",
+    "in this picture",
+    *VERDICTS.values(),
+)
+_COORDINATES = re.compile(r"\( ?([0-9.]+), ([0-9.]+) ?\)")
+
+
+@dataclass(frozen=True)
+class Words:
+    """A closed vocabulary. Token ids are indices into `entries`; 0 pads, 1 ends, 2 is a point."""
+
+    entries: tuple[str, ...]
+
+    @classmethod
+    def build(cls) -> Words:
+        """Every word that the templates of `synthesis.reasoning` can write."""
+        words: set[str] = set()
+        for sentence in sentences():
+            words |= set(_split(sentence))
+        loose = sorted(words - set(TARGETS) - set(_FIXED))
+        return cls(_FIXED + TARGETS + tuple(loose))
+
+    def id(self, entry: str) -> int:
+        """Token id of an entry. Raises KeyError for a word outside the vocabulary."""
+        return self._ids()[entry]
+
+    def _ids(self) -> dict[str, int]:
+        return {entry: index for index, entry in enumerate(self.entries)}
+
+    def encode(self, text: str, height: int, width: int) -> tuple[list[int], int]:
+        """Token ids (ending with `<end>`) and the cell of the point in the text, -1 without one.
+
+        `height` and `width` are the observation's, in pixels of the square. Raises KeyError for
+        words outside the vocabulary.
+        """
+        cell = -1
+        point = _COORDINATES.search(text)
+        if point:
+            cell = cell_of(float(point[1]), float(point[2]), height, width)
+            text = text.replace(point[0], POINT)
+        ids = self._ids()
+        return [ids[piece] for piece in _split(text)] + [1], cell
+
+    def decode(self, tokens: Sequence[int], cell: int, height: int, width: int) -> str:
+        """The text of token ids up to `<end>`; `cell` gives the point's coordinates."""
+        pieces = []
+        for token in tokens:
+            if token == 1:
+                break
+            pieces.append(point_text(cell, height, width) if token == 2 else self.entries[token])
+        return re.sub(r" ([.,])", r"\1", " ".join(pieces))
+
+
+_UNITS = re.compile(
+    "|".join(re.escape(entry) for entry in sorted(_FIXED + TARGETS, key=len, reverse=True))
+    + r"|[A-Za-z-]+|[.,]"
+)
+
+
+def _split(text: str) -> list[str]:
+    return _UNITS.findall(text)
+
+
+def cell_of(x: float, y: float, height: int, width: int) -> int:
+    """Row-major index of the cell that holds a point (x, y in [0, 1] of the observation)."""
+    column = min(int(x * width / CELL), _cells(width) - 1)
+    row = min(int(y * height / CELL), _cells(height) - 1)
+    return row * GRID + column
+
+
+def cell_centre(cell: int, height: int, width: int) -> tuple[float, float]:
+    """x and y in [0, 1] of the middle of that part of a cell that the observation covers."""
+    row, column = divmod(cell, GRID)
+    x = (column * CELL + min((column + 1) * CELL, width)) / (2 * width)
+    y = (row * CELL + min((row + 1) * CELL, height)) / (2 * height)
+    return x, y
+
+
+def point_text(cell: int, height: int, width: int) -> str:
+    """A cell's centre as the grammar writes it, such as `(0.5000, 0.2500)`."""
+    x, y = cell_centre(cell, height, width)
+    return f"({x:.{DECIMALS}f}, {y:.{DECIMALS}f})"
+
+
+def cells_inside(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of cells that the observation covers."""
+    return _cells(height), _cells(width)
+
+
+def _cells(pixels: int) -> int:
+    return -(-pixels // CELL)
