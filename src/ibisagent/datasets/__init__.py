@@ -1,1 +1,1 @@
-"""datasets"""
+"""Readers of public layouts, each to an iterable of Sample."""

@@ -1,1 +1,1 @@
-"""synthesis"""
+"""Making trajectories from true masks: simulated clicks, episodes, reasoning."""

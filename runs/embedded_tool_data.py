@@ -1,0 +1,404 @@
+"""Training batches of the embedded tool: the corpus in memory, augmentation, targets, clicks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
+from ibisagent.targets import TARGETS
+
+# How often a set is drawn, per picture of a uniform draw over sets.
+SET_WEIGHTS = {
+    "BTCV": 3.2, "BrainTumor": 1.0, "DSB2018": 0.8, "HC18": 0.6, "HyperKvasir": 2.0, "ISIC2017": 1.0,
+    "MSDHippocampus": 0.8, "MontgomeryCXR": 0.7, "Sunnybrook": 0.9, "USGRA": 1.8,
+}  # fmt: skip
+ABDOMEN = {
+    "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+    "inferior vena cava", "portal vein and splenic vein", "pancreas", "right adrenal gland",
+    "left adrenal gland",
+}  # fmt: skip
+MIRRORED_NAMES = {"left lung": "right lung", "right lung": "left lung"}
+FREE_MIRROR = {"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "USGRA", "MontgomeryCXR"}
+FREE_TURN = {"DSB2018", "HyperKvasir", "ISIC2017"}
+# Targets that another set's pictures may well show although nobody drew them.
+TRUNK = {"BTCV", "MontgomeryCXR", "Sunnybrook"}
+
+
+@dataclass
+class Item:
+    """One training picture and what is known about it."""
+
+    dataset: str
+    pixels: NDArray[np.uint8]  # HxWx3 or HxW
+    masks: dict[int, NDArray[np.uint8]]  # name index -> HxW, 0 or 255
+    absent: list[int]  # name indices known not to be there
+
+
+@dataclass
+class Row:
+    """One target to be segmented by clicks, at grid resolution."""
+
+    truth: NDArray[np.uint8]  # GxG, 0..255 coverage
+    name: int  # index, or len(TARGETS) for none
+    propose: bool  # begin with the name alone
+    start: NDArray[np.float32] | None  # GxG start mask in {0, 1}
+    early: int  # clicks drawn from the truth before the first round
+
+
+@dataclass
+class Example:
+    """One augmented picture with its rows."""
+
+    image: NDArray[np.float32]  # 4 x F x F
+    semantic: NDArray[np.uint8]  # names x G/2 x G/2 coverage
+    known: NDArray[np.float32]  # names: 1 where presence and mask are known
+    valid: NDArray[np.float32]  # GxG
+    rows: list[Row]
+
+
+def load_corpus(root: Path, part: str) -> list[Item]:
+    """All training pictures of `part` ("train" or "val", by patient), decoded."""
+    index = {name: i for i, name in enumerate(TARGETS)}
+    of_set = {
+        dataset: {index[t.target] for r in read_index(root, dataset, "train") for t in r.targets}
+        for dataset in list_datasets(root)
+    }
+    items = []
+    for dataset in list_datasets(root):
+        foreign: set[int] = set()
+        for other, names in of_set.items():
+            if other != dataset and not (other in TRUNK and dataset in TRUNK):
+                foreign |= names
+        if dataset in ("BTCV", "Sunnybrook", "HyperKvasir", "ISIC2017"):
+            foreign -= {index["blood vessel"], index["nerve"]}
+        if dataset == "USGRA":
+            foreign -= {index["aorta"], index["inferior vena cava"]}
+        if dataset == "BrainTumor":
+            foreign -= {i for n, i in index.items() if "hippocampus" in n}
+        for record in read_index(root, dataset, "train"):
+            if split_of(record.patient) != part:
+                continue
+            pixels = cv2.cvtColor(cv2.imread(str(record.path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
+                pixels = np.ascontiguousarray(pixels[..., 0])
+            masks = {index[t.target]: read_mask(t.path).astype(np.uint8) * 255 for t in record.targets}
+            absent = {index[n] for n in record.absent} | (foreign - set(masks))
+            items.append(Item(dataset, pixels, masks, sorted(absent)))
+    return items
+
+
+class Augmenter:
+    """Draws examples: geometry, looks and rows, all from one generator."""
+
+    def __init__(self, rng: np.random.Generator, frame: int, rows: int) -> None:
+        self.rng, self.frame, self.rows = rng, frame, rows
+
+    def example(self, item: Item) -> Example:
+        rng, frame, grid = self.rng, self.frame, self.frame // 2
+        plain = rng.random() < 0.2
+        mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < 0.3)
+        # A mirrored trunk or hippocampus is no valid anatomy: shown, but never with a name.
+        nameless = mirror and item.dataset not in FREE_MIRROR
+        matrix, height, width = self._geometry(item, plain, mirror)
+        flags = cv2.INTER_LINEAR
+        pixels = cv2.warpAffine(item.pixels, matrix, (width, height), flags=flags, borderValue=0)
+        masks: dict[int, NDArray[np.uint8]] = {}
+        for name, mask in item.masks.items():
+            if mirror and item.dataset == "MontgomeryCXR":
+                name = TARGETS.index(MIRRORED_NAMES.get(TARGETS[name], TARGETS[name]))
+            warped = cv2.warpAffine(mask, matrix, (width, height), flags=flags, borderValue=0)
+            masks[name] = self._shrink(warped)
+        generic: list[NDArray[np.uint8]] = []
+        if rng.random() < 0.25:
+            pixels, blob = self._paste_blob(pixels)
+            generic.append(self._shrink(blob))
+        grey = pixels if pixels.ndim == 2 else pixels.mean(axis=2).astype(np.uint8)
+        shown = pixels if plain else self._look(pixels)
+        image = np.zeros((4, frame, frame), np.float32)
+        colours = shown if shown.ndim == 3 else shown[..., None]
+        low, spread = float(shown.mean()), float(shown.std()) + 8.0
+        image[:3, :height, :width] = np.clip((colours.transpose(2, 0, 1) - low) / spread, -4, 4)
+        image[3, :height, :width] = 1
+        valid = np.zeros((grid, grid), np.float32)
+        valid[: (height + 1) // 2, : (width + 1) // 2] = 1
+        semantic = np.zeros((len(TARGETS), grid // 2, grid // 2), np.uint8)
+        known = np.zeros(len(TARGETS), np.float32)
+        if not nameless:
+            known[item.absent] = 1
+            for name, mask in masks.items():
+                known[name] = 1
+                semantic[name] = cv2.resize(mask, (grid // 2, grid // 2), interpolation=cv2.INTER_AREA)
+        rows = [self._row(item, masks, generic, grey, nameless) for _ in range(self.rows)]
+        return Example(image, semantic, known, valid, rows)
+
+    # --- geometry and looks ---
+
+    def _geometry(self, item: Item, plain: bool, mirror: bool) -> tuple[NDArray[np.float64], int, int]:
+        rng, frame = self.rng, self.frame
+        rows, columns = item.pixels.shape[:2]
+        stretch = 1.0 if plain else float(np.exp(rng.uniform(-0.22, 0.22)))
+        scale = frame / max(rows * stretch, columns)
+        height = max(2, round(rows * stretch * scale))
+        width = max(2, round(columns * scale))
+        base = np.array([[scale, 0, 0], [0, scale * stretch, 0], [0, 0, 1]])
+        if plain:
+            return base[:2], height, width
+        zoom = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6)))) if rng.random() < 0.8 else 1.0
+        if item.dataset == "Sunnybrook" and rng.random() < 0.3:
+            zoom *= 1.5
+        if item.dataset in FREE_TURN:
+            angle = rng.uniform(-180, 180) if rng.random() < 0.4 else rng.uniform(-15, 15)
+        else:
+            angle = rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0
+        turn = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom), [0, 0, 1]])
+        slack = max(abs(zoom - 1) * 0.5, 0.08)
+        move = np.eye(3)
+        move[:2, 2] = rng.uniform(-slack, slack, 2) * (width, height)
+        if zoom > 1.1 and item.masks and rng.random() < 0.6:  # zoom in on something that is annotated
+            mask = list(item.masks.values())[int(rng.integers(len(item.masks)))]
+            ys, xs = np.nonzero(mask[::4, ::4])
+            if len(ys):
+                k = int(rng.integers(len(ys)))
+                at = turn @ base @ (xs[k] * 4.0, ys[k] * 4.0, 1.0)
+                goal = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
+                move[:2, 2] = goal - at[:2]
+        flip = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) if mirror else np.eye(3)
+        return (flip @ move @ turn @ base)[:2], height, width
+
+    def _shrink(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A frame-resolution mask (its valid part) at grid resolution."""
+        full = np.zeros((self.frame, self.frame), np.uint8)
+        full[: mask.shape[0], : mask.shape[1]] = mask
+        half = self.frame // 2
+        return cv2.resize(full, (half, half), interpolation=cv2.INTER_AREA)
+
+    def _look(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        rng = self.rng
+        levels = np.linspace(0, 1, 256)
+        if rng.random() < 0.75:
+            kind = rng.random()
+            if kind < 0.45:  # gamma with window
+                low, high = rng.uniform(-0.15, 0.2), rng.uniform(0.75, 1.3)
+                curve = np.clip((levels - low) / (high - low), 0, 1) ** np.exp(rng.uniform(-0.7, 0.7))
+            elif kind < 0.75:  # random monotone curve
+                knots = np.cumsum(np.r_[0, rng.dirichlet(np.full(5, 1.2))])
+                curve = np.interp(levels, np.linspace(0, 1, 6), knots)
+            else:  # any smooth curve: other sequences order tissues otherwise
+                knots = rng.uniform(0, 1, 6)
+                if rng.random() < 0.7:
+                    knots[0] = 0.0  # air stays dark
+                curve = np.interp(levels, np.linspace(0, 1, 6), knots)
+            if rng.random() < 0.08:
+                curve = 1 - curve
+            curve = curve * rng.uniform(0.5, 1.0) + rng.uniform(0, 0.1)
+            pixels = cv2.LUT(pixels, (np.clip(curve, 0, 1) * 255).astype(np.uint8))
+        height, width = pixels.shape[:2]
+        if rng.random() < 0.35:  # slow shading, as surface coils and light sources make
+            small = rng.uniform(0.6, 1.4, (3, 3)).astype(np.float32)
+            field = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+            field = field if pixels.ndim == 2 else field[..., None]
+            pixels = np.clip(pixels * field, 0, 255).astype(np.uint8)
+        if pixels.ndim == 3:
+            if rng.random() < 0.6:
+                gains = rng.uniform(0.75, 1.25, 3)
+                pixels = np.clip(pixels * gains.astype(np.float32), 0, 255).astype(np.uint8)
+            if rng.random() < 0.1:
+                pixels = np.ascontiguousarray(pixels.mean(axis=2).astype(np.uint8))
+        if rng.random() < 0.25:
+            pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.4, 1.6)))
+        if rng.random() < 0.25:
+            factor = rng.uniform(0.35, 0.8)
+            small = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            pixels = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        if rng.random() < 0.35:
+            noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 18)
+            if rng.random() < 0.4:
+                noise *= pixels / 128.0
+            pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+        return pixels
+
+    # --- targets ---
+
+    def _paste_blob(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A lesion that nobody drew: a smooth shape of another brightness or texture."""
+        rng = self.rng
+        height, width = pixels.shape[:2]
+        count = int(rng.integers(8, 20))
+        angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+        radius = np.exp(rng.uniform(np.log(0.02), np.log(0.22))) * max(height, width)
+        radii = radius * np.clip(1 + 0.25 * rng.standard_normal(count), 0.4, 1.8)
+        squash, turn = rng.uniform(0.45, 1.0), rng.uniform(0, np.pi)
+        x, y = radii * np.cos(angles), radii * np.sin(angles) * squash
+        cx, cy = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height
+        points = np.stack(
+            [cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)], axis=1
+        )
+        mask = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(mask, [points.round().astype(np.int32)], 255)
+        soft = cv2.GaussianBlur(mask, (0, 0), max(1.0, radius * 0.15))
+        mask = np.where(soft > 127, 255, 0).astype(np.uint8)
+        alpha = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.5, 2.5))).astype(np.float32) / 255
+        alpha *= rng.uniform(0.4, 1.0)
+        flat = pixels.astype(np.float32)
+        fill = float(rng.uniform(0, 255)) + rng.standard_normal((height, width), dtype=np.float32) * float(
+            rng.uniform(0, 20)
+        )
+        if pixels.ndim == 3:
+            alpha, fill = alpha[..., None], fill[..., None] * rng.uniform(0.6, 1.4, 3).astype(np.float32)
+        return np.clip(flat * (1 - alpha) + fill * alpha, 0, 255).astype(np.uint8), mask
+
+    def _region(self, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A connected region of similar brightness around a random place."""
+        rng = self.rng
+        half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        half = cv2.GaussianBlur(half, (0, 0), float(rng.uniform(0.5, 2.0)))
+        height, width = half.shape
+        seed = (int(rng.integers(width)), int(rng.integers(height)))
+        tolerance = float(rng.uniform(5, 30))
+        mask = np.zeros((height + 2, width + 2), np.uint8)
+        cv2.floodFill(half, mask, seed, 0, tolerance, tolerance, 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (255 << 8))  # fmt: skip  # noqa: E501
+        region = cv2.morphologyEx(mask[1:-1, 1:-1], cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        full = np.zeros((self.frame // 2, self.frame // 2), np.uint8)
+        full[:height, :width] = region[: full.shape[0], : full.shape[1]]
+        return full
+
+    def _component(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        count, labels = cv2.connectedComponents((mask > 127).astype(np.uint8))
+        if count <= 2:
+            return mask
+        chosen = labels == int(self.rng.integers(1, count))
+        return np.where(cv2.dilate(chosen.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, mask, 0)
+
+    def _row(
+        self,
+        item: Item,
+        masks: dict[int, NDArray[np.uint8]],
+        generic: list[NDArray[np.uint8]],
+        grey: NDArray[np.uint8],
+        nameless: bool,
+    ) -> Row:
+        rng, none = self.rng, len(TARGETS)
+        empty = np.zeros((self.frame // 2, self.frame // 2), np.uint8)
+        seen = [name for name, mask in masks.items() if int((mask > 127).sum()) >= 6]
+        gone = [name for name in masks if name not in seen and not masks[name].any()]
+        draw = rng.random()
+        if not nameless and draw < 0.10 and (item.absent or gone):
+            pool = gone if gone and rng.random() < 0.4 else item.absent or gone
+            same = [n for n in pool if item.dataset == "BTCV" and TARGETS[n] in ABDOMEN]
+            pool = same if same and rng.random() < 0.85 else pool
+            return Row(empty, int(rng.choice(pool)), True, None, 0)
+        if draw < 0.30 or not seen:
+            truth = empty
+            for _ in range(4):
+                kind = rng.random()
+                if generic and kind < 0.6:
+                    truth = generic[0]
+                elif seen and kind < 0.75:
+                    truth = self._component(masks[int(rng.choice(seen))])
+                elif len(seen) > 1 and kind < 0.82:
+                    a, b = rng.choice(seen, 2, replace=False)
+                    truth = np.maximum(masks[int(a)], masks[int(b)])
+                else:
+                    truth = self._region(grey)
+                if (truth > 127).sum() >= 6:
+                    break
+            return Row(truth, none, False, self._start(truth, masks), self._early())
+        weights = np.array([(masks[n] > 127).sum() ** -0.25 for n in seen])
+        name = int(rng.choice(seen, p=weights / weights.sum()))
+        truth = masks[name]
+        named = not nameless and rng.random() < 0.55
+        propose = named and rng.random() < 0.62
+        start = None if propose else self._start(truth, masks)
+        return Row(truth, name if named else none, propose, start, 0 if propose else self._early())
+
+    def _early(self) -> int:
+        return int(self.rng.integers(1, 7)) if self.rng.random() < 0.2 else 0
+
+    def _start(
+        self, truth: NDArray[np.uint8], masks: dict[int, NDArray[np.uint8]]
+    ) -> NDArray[np.float32] | None:
+        """Sometimes a starting mask: damaged truth or another object."""
+        rng = self.rng
+        if rng.random() > 0.16:
+            return None
+        others = [m for m in masks.values() if m is not truth]
+        if others and rng.random() < 0.25:
+            return (others[int(rng.integers(len(others)))] > 127).astype(np.float32)
+        mask = (truth > 127).astype(np.uint8)
+        size = int(rng.integers(1, 6)) * 2 + 1
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+        kind = rng.random()
+        if kind < 0.3:
+            mask = cv2.erode(mask, kernel)
+        elif kind < 0.6:
+            mask = cv2.dilate(mask, kernel)
+        else:
+            shift = np.array([[1, 0, rng.normal(0, 5)], [0, 1, rng.normal(0, 5)]])
+            mask = cv2.warpAffine(mask, shift, mask.shape[::-1])
+        for _ in range(int(rng.integers(0, 3))):  # bites and bumps
+            ys, xs = np.nonzero(cv2.dilate(mask, kernel) if mask.any() else truth)
+            if len(ys):
+                k = int(rng.integers(len(ys)))
+                at = (int(xs[k]), int(ys[k]))
+                cv2.circle(mask, at, int(rng.integers(2, 12)), int(rng.integers(0, 2)), -1)
+        return mask.astype(np.float32)
+
+
+def draw_items(corpus: list[Item], rng: np.random.Generator, count: int) -> list[Item]:
+    """`count` pictures: a set by weight, then a picture of it; BTCV pictures by number of targets."""
+    sets = sorted({item.dataset for item in corpus})
+    weights = np.array([SET_WEIGHTS.get(s, 1.0) for s in sets])
+    chosen = rng.choice(len(sets), count, p=weights / weights.sum())
+    result = []
+    for k in chosen:
+        pool = [item for item in corpus if item.dataset == sets[k]]
+        odds = np.array([0.5 + len(item.masks) for item in pool], np.float64)
+        result.append(pool[int(rng.choice(len(pool), p=odds / odds.sum()))])
+    return result
+
+
+def error_click(
+    truth: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[float, float, float] | None:
+    """A click (x, y, sign in grid fractions) in the worst error; often its centre, else near it."""
+    best: tuple[float, NDArray[np.float32], float] | None = None
+    for error, sign in ((truth & ~mask, 1.0), (mask & ~truth, -1.0)):
+        if not error.any():
+            continue
+        padded = cv2.copyMakeBorder(error.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        peak = float(distance.max())
+        if best is None or peak > best[0]:
+            best = (peak, distance, sign)
+    if best is None:
+        return None
+    peak, distance, sign = best
+    draw = rng.random()
+    floor = peak if draw < 0.55 else peak * 0.5 if draw < 0.8 else 0.5
+    ys, xs = np.nonzero(distance >= floor)
+    k = int(rng.integers(len(ys)))
+    size = truth.shape[0]
+    jitter = rng.uniform(-0.5, 0.5, 2)
+    return (xs[k] + 0.5 + jitter[0]) / size, (ys[k] + 0.5 + jitter[1]) / size, sign
+
+
+def early_clicks(
+    truth: NDArray[np.bool_], count: int, rng: np.random.Generator
+) -> list[tuple[float, float, float]]:
+    """Clicks as an earlier part of an episode would have left: inside, and around the border outside."""
+    inside = np.argwhere(cv2.erode(truth.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+    around = cv2.dilate(truth.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
+    outside = np.argwhere(around & ~(cv2.dilate(truth.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0))
+    clicks = []
+    for i in range(count):
+        pool, sign = (inside, 1.0) if i == 0 or rng.random() < 0.55 else (outside, -1.0)
+        if len(pool):
+            y, x = pool[int(rng.integers(len(pool)))]
+            clicks.append(((x + 0.5) / truth.shape[0], (y + 0.5) / truth.shape[0], sign))
+    return clicks
