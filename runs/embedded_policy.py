@@ -1,9 +1,11 @@
 """Train the embedded policy: supervised, on states with errors, dense maps and text together.
 
-    python runs/embedded_policy.py --minutes 90 --folder checkpoints/policy
+    MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TRIM_THRESHOLD_=16000000000 THP_MEM_ALLOC_ENABLE=1 \\
+        python runs/embedded_policy.py --minutes 90 --folder checkpoints/policy
 
-One CPU thread. Checkpoints allow going on (`--resume` is automatic where the folder has one). Left
-out: reinforcement learning on the policy's own episodes, which starts from these weights.
+One CPU thread; the environment keeps glibc from giving memory back at every step. A folder that
+holds a checkpoint is gone on with. Left out: reinforcement learning on the policy's own episodes,
+which starts from these weights.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -31,7 +33,7 @@ from ibisagent.datasets.biomedparse import data_root
 from ibisagent.masks import error_regions
 from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
 from ibisagent.policies.embedded_model import EmbeddedPolicyNetwork, Seen, to_square
-from ibisagent.policies.embedded_words import GRID, SIDE, Words
+from ibisagent.policies.embedded_words import CELL, GRID, SIDE, Words
 from ibisagent.render import paint
 from ibisagent.targets import TARGETS
 from ibisagent.types import Click, Mask, Observation
@@ -44,6 +46,8 @@ class Config:
     folder: Path = Path("checkpoints/policy")
     minutes: float = 90.0  # of training in all, resumed time included
     batch: int = 16
+    small_side: int = 192  # pixels of the square in the first part
+    small_share: float = 0.4  # its share of the time
     rate: float = 1.2e-3
     seed: int = 0
     data: Path | None = None
@@ -107,6 +111,20 @@ def collate(states: list[State], words: Words, rng: np.random.Generator) -> Batc
         known=torch.from_numpy(known),
         maps=torch.from_numpy(maps),
         present=torch.tensor([float(state.truth.any()) for state in states]),
+    )
+
+
+def shrink(batch: Batch, side: int) -> Batch:
+    """The same states on a smaller square."""
+    grid = side // CELL
+    cells = F.interpolate(batch.cells.view(-1, 1, GRID, GRID), size=(grid, grid), mode="area").flatten(1)
+    smaller = F.interpolate(batch.image, size=(side, side), mode="bilinear", antialias=True)
+    return replace(
+        batch,
+        image=smaller.contiguous(memory_format=torch.channels_last),
+        cells=cells / cells.sum(1, keepdim=True).clamp(min=1e-9),
+        names=F.interpolate(batch.names, size=(grid, grid), mode="area"),
+        maps=F.interpolate(batch.maps, size=(grid, grid), mode="area"),
     )
 
 
@@ -318,6 +336,8 @@ def main(config: Config) -> None:
         states = [draw(cases[int(rng.integers(len(cases)))], rng, propose) for cases in drawn]
         batch = collate(states, words, rng)
         progress = spent / config.minutes
+        if progress < config.small_share:
+            batch = shrink(batch, config.small_side)
         rate = (
             config.rate
             * min(1.0, (step + 1) / 200)

@@ -56,7 +56,8 @@ class EmbeddedPolicy:
         """`verdict_bias` shifts the logits of first words such as "The mask fits." (calibration)."""
         if not temperature >= 0:
             raise InputError("temperature is 0 or more", temperature)
-        self._network = network.eval().to(memory_format=torch.channels_last)
+        self._network = network.eval()
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._words = words
         self._temperature = temperature
         self._weights_id = weights_id
@@ -181,7 +182,7 @@ class EmbeddedPolicy:
         if self._temperature == 0:
             return int(logits.argmax())
         weights = torch.softmax(logits.double() / self._temperature, dim=0).numpy()
-        return int(min(np.searchsorted(np.cumsum(weights), chance.random()), len(weights) - 1))
+        return min(int(np.searchsorted(np.cumsum(weights), chance.random())), len(weights) - 1)
 
 
 def _fault(observation: Observation, target: str | None) -> str | None:

@@ -160,10 +160,19 @@ class EmbeddedPolicyNetwork(nn.Module):
         present = self.present(torch.cat([deep, name, figures], dim=1))[:, 0]
         p = torch.sigmoid(maps.detach())
         coarse = [features.stride16, F.avg_pool2d(x, 4), F.avg_pool2d(p, 4), F.max_pool2d(p, 4)]
-        memory = self.to_memory(torch.cat(coarse, dim=1).flatten(2).transpose(1, 2)) + self.places
+        coarse_map = torch.cat(coarse, dim=1)
+        memory = self.to_memory(coarse_map.flatten(2).transpose(1, 2)) + self._places(coarse_map.shape[-1])
         facts = self.figures(torch.cat([figures, present.detach()[:, None], name], dim=1))
         memory = torch.cat([memory, facts.unflatten(1, (2, -1))], dim=1)
         return Seen(features.names, maps, present, x, memory)
+
+    def _places(self, grid: int) -> Tensor:
+        """Positions of the coarse grid; training begins on smaller squares."""
+        if grid == 16:
+            return self.places
+        square = self.places.T.reshape(1, _WIDTH, 16, 16)
+        smaller = F.interpolate(square, size=(grid, grid), mode="bilinear", align_corners=False)
+        return smaller.flatten(2)[0].T
 
     def write(self, seen: Seen, target: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing: `tokens` B x T int64 to next-word logits (B x T x words) and states.
