@@ -1,20 +1,17 @@
 import copy
 import json
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from make_golden import TEXTS, golden_episode
 
 from ibisagent.episodes import check_actions, from_record, read_episodes, to_record, write_episodes
 from ibisagent.errors import EpisodeFormatError
 from ibisagent.replay import observed_pictures, replay
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import Click, Episode, EpisodeStatus, ParseFailure, Terminate, Undo
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from make_golden import TEXTS, golden_episode
 
 GOLDEN = Path(__file__).parent / "golden" / "episode-v1.jsonl"
 NOT_COMPARED = {"seconds", "start_seconds", "host", "tool_seconds"}
@@ -78,7 +75,9 @@ def test_writing_and_reading_gives_the_same_episode(golden: Episode, tmp_path: P
     again = list(read_episodes(path))
     assert len(again) == 2 and all(same(episode, golden) for episode in again)
     if pictures == "folder":
-        assert [file.name for file in (tmp_path / "pictures").iterdir()] == [f"{golden.picture.content_id}.png"]
+        assert [file.name for file in (tmp_path / "pictures").iterdir()] == [
+            f"{golden.picture.content_id}.png"
+        ]
 
 
 def test_a_log_without_pictures_asks_for_them_by_hash(golden: Episode, tmp_path: Path) -> None:

@@ -212,9 +212,9 @@ class Environment:
                 image = render.paint(image, shown, self.settings.style)
             request = turn_text(self.sample.instruction, mask is not None)
             self._exchanges.append([Exchange(request, image, None)])
-        image = self._exchanges[-1][0].image
-        assert image is not None, "a turn opens with a picture"
-        return image
+        opened = self._exchanges[-1][0].image
+        assert opened is not None, "a turn opens with a picture"
+        return opened
 
     def submit(self, reply: PolicyReply) -> ToolRequest | None:
         """Read the policy's text. Returns what the tool must do; None where it has nothing to do.

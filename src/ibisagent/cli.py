@@ -1,0 +1,390 @@
+"""The command line: `ibisagent segment | demo | replay | doctor`.
+
+Exit codes of `segment`: 0 segmented or absent, 2 bad input, 3 no outcome, 4 a mask was kept but
+the episode did not terminate.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ibisagent.errors import IbisError, InputError
+
+if TYPE_CHECKING:
+    from ibisagent.agent import Agent
+    from ibisagent.types import Episode, Mask, Sample, Tool, Turn
+
+# what the screen shows goes to stderr; stdout holds only paths, for scripts
+screen = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Policy, tool and how they run."""
+
+    policy: str = "embedded"
+    """embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE or human"""
+    tool: str = "embedded"
+    """embedded, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID or medsam:PATH_OR_ID"""
+    max_turns: int = 20
+    """at most so many turns"""
+    start: str = "auto"
+    """none, proposal, or a mask file to begin from; auto: a proposal where the tool takes text"""
+    history: str = "none"
+    """what the policy sees of earlier turns: none, last-K, first+last-K or all"""
+    select: Literal["last", "best"] = "last"
+    """whose mask is the result: the last one, or the best by the tool's own score"""
+    verbs: tuple[str, ...] | None = None
+    """actions beyond clicks and Terminate: undo, box; by default those that the policy was taught"""
+    retries: int = 1
+    """further attempts after a text that cannot be executed"""
+    system_prompt: Path | None = None
+    """a text file that replaces the system prompt"""
+    style: Literal["fill", "contour"] = "fill"
+    """how the mask is painted"""
+    time_limit: float | None = None
+    """seconds for the episode"""
+    seed: int = 0
+    """of everything that is drawn at random"""
+    adapter: str | None = None
+    """a LoRA adapter on top of a qwen policy"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16"""
+    temperature: float = 0.0
+    """of the policy; 0 is greedy"""
+    max_new_tokens: int = 512
+    """of one policy text"""
+    allow_upload: bool = False
+    """let a chat policy send the picture to another machine"""
+    point_to_box: float | None = None
+    """let a tool that takes only boxes answer clicks with a box of so many percent of the sides"""
+    truth: Path | None = None
+    """the true mask, for the scripted rules that need it"""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Find one thing in one picture and write mask, overlay, episode and report."""
+
+    image: Annotated[Path, tyro.conf.Positional]
+    """PNG, JPEG, TIFF, BMP, one DICOM file, or a NIfTI volume with --axis and --index"""
+    instruction: Annotated[str, tyro.conf.Positional]
+    """what to find, such as "Find the liver" """
+    out: Path = Path("ibisagent-out")
+    """folder for the results"""
+    overwrite: bool = False
+    """replace the results of an earlier run in that folder"""
+    window: str | None = None
+    """grey values shown, as LO,HI or auto; by default what the file says"""
+    frame: int | None = None
+    """frame of a multi-frame file, from 0"""
+    axis: Literal["axial", "coronal", "sagittal"] | None = None
+    """through which a volume is sliced"""
+    index: int | None = None
+    """of the slice, from 0"""
+    pair: Annotated[_Pair, tyro.conf.OmitArgPrefixes] = field(default_factory=_Pair)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Segment the liver in the abdominal MR that ships with pydicom."""
+
+    out: Path = Path("ibisagent-out")
+    """folder for the results"""
+    overwrite: bool = False
+    """replace the results of an earlier run in that folder"""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Rebuild every picture of recorded episodes and verify every mask."""
+
+    episode: Annotated[Path, tyro.conf.Positional]
+    """an episode.jsonl"""
+    tool: str = "recorded"
+    """the tool to make the masks with; by default the recorded one, where it ships with ibisagent"""
+    out: Path | None = None
+    """folder for the pictures as the policy saw them"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what runs on this machine and, where something does not, why."""
+
+
+RESULT_FILES = ("mask.png", "overlay.png", "episode.jsonl", "report.html")
+
+
+Command = (
+    Annotated[Segment, tyro.conf.subcommand("segment")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    command: Segment | Demo | Replay | Doctor = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        args=argv,
+        prog="ibisagent",
+        description="Say what to find in a biomedical image and get a mask, with the reasoning behind it.",
+    )
+    try:
+        match command:
+            case Segment():
+                return segment(command)
+            case Demo():
+                return demo(command)
+            case Replay():
+                return replay_command(command)
+            case Doctor():
+                from ibisagent.doctor import doctor
+
+                return doctor(screen)
+    except IbisError as error:
+        screen.print(f"[bold red]error:[/] {escape(str(error))}")
+        return 2
+    except KeyboardInterrupt:
+        screen.print("[bold red]stopped[/]")
+        return 130
+
+
+# --- segment ----------------------------------------------------------------------------------
+
+
+def demo(command: Demo) -> int:
+    """The main job on a real picture that lies on every machine where ibisagent is installed."""
+    from pydicom.examples import get_path
+
+    return segment(Segment(Path(get_path("overlay")), "Find the liver", command.out, command.overwrite))
+
+
+def segment(command: Segment) -> int:
+    """Run one episode with a live view, then write its files. Returns the exit code."""
+    _check_out(command.out, command.overwrite)
+    from ibisagent.images import load_mask, load_picture, parse_window
+    from ibisagent.types import Outcome
+
+    picture = load_picture(
+        command.image,
+        window=parse_window(command.window) if command.window else None,
+        frame=command.frame,
+        axis=command.axis,
+        index=command.index,
+    )
+    shape = (picture.height, picture.width)
+    pair = command.pair
+    start = load_mask(Path(pair.start), shape) if pair.start not in ("auto", "none", "proposal") else None
+    truth = load_mask(pair.truth, shape) if pair.truth else None
+    from ibisagent.agent import make_sample
+
+    sample = make_sample(picture, command.instruction, start)
+    with screen.status("loading policy and tool"):
+        agent = _load_agent(pair, {sample.sample_id: truth} if truth is not None else None)
+    screen.print(f"[bold]{escape(sample.instruction)}[/]  ({agent.policy.name} with {agent.tool.name})")
+    for assumption in picture.assumptions:
+        screen.print(f"  assumed: {escape(assumption)}", style="dim")
+    episode = _run(agent, sample)
+    paths = _write(episode, command.out)
+    _summary(episode, paths)
+    if episode.outcome is Outcome.NONE:
+        return 3
+    return 0 if episode.status == "terminated" else 4
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError("--out is a folder", "a file", "name another folder")
+    if not overwrite and any((out / name).exists() for name in RESULT_FILES):
+        raise InputError(
+            "results of an earlier run are not replaced unasked",
+            "a folder that holds some",
+            "name another --out or add --overwrite",
+        )
+
+
+def _load_agent(pair: _Pair, truths: dict[str, Mask] | None) -> Agent:
+    from ibisagent.agent import Agent
+    from ibisagent.policies import PolicyOptions
+    from ibisagent.types import BASE_VERBS, Verb
+
+    settings: dict[str, object] = {
+        "max_turns": pair.max_turns,
+        "retries": pair.retries,
+        "history": pair.history,
+        "select": pair.select,
+        "time_limit": pair.time_limit,
+        "seed": pair.seed,
+        "style": pair.style,
+    }
+    if pair.max_turns < 1:
+        raise InputError("--max-turns is at least 1", pair.max_turns)
+    if pair.retries < 0:
+        raise InputError("--retries is at least 0", pair.retries)
+    if pair.start in ("none", "proposal"):
+        settings["start"] = pair.start
+    if pair.verbs is not None:
+        names = {"undo": Verb.UNDO, "box": Verb.BOX}
+        unknown = [name for name in pair.verbs if name.lower() not in names]
+        if unknown:
+            raise InputError("--verbs holds undo or box", ", ".join(unknown))
+        settings["verbs"] = BASE_VERBS | {names[name.lower()] for name in pair.verbs}
+    if pair.system_prompt is not None:
+        try:
+            settings["system"] = pair.system_prompt.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("--system-prompt is a readable text file", type(error).__name__) from None
+    options = PolicyOptions(
+        adapter=pair.adapter,
+        device=pair.device,
+        dtype=pair.dtype,
+        temperature=pair.temperature,
+        max_new_tokens=pair.max_new_tokens,
+        allow_upload=pair.allow_upload,
+    )
+    return Agent.load(
+        pair.policy, pair.tool, options=options, point_to_box=pair.point_to_box, truths=truths, **settings
+    )
+
+
+def _run(agent: Agent, sample: Sample) -> Episode:
+    """Show each turn as it is taken. The first Ctrl-C ends the episode and keeps what stands."""
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        for event in agent.stream([sample], cancelled=stopped.is_set):
+            if event.turn is not None:
+                _show_turn(event.turn)
+            if event.episode is not None:
+                return event.episode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    raise AssertionError("a rollout ends with its episode")
+
+
+def _show_turn(turn: Turn) -> None:
+    from ibisagent.actions import format_action
+
+    for attempt in turn.attempts[:-1]:
+        screen.print(f"  [yellow]not executed ({attempt.failure}):[/] {escape(attempt.text[:200])}")
+    action = format_action(turn.action) if turn.action is not None else "no action"
+    size = "no mask" if turn.mask is None else f"mask {100 * turn.mask.mean():.1f} % of the picture"
+    score = "" if turn.score is None else f", score {turn.score:.2f}"
+    screen.print(f"[bold]turn {turn.number}[/]  {escape(turn.think or '')}")
+    seconds = turn.policy_seconds + turn.tool_seconds
+    screen.print(f"        [green]{escape(action)}[/]  ->  {size}{score}  [dim]{seconds:.2f} s[/]")
+    if turn.note:
+        screen.print(f"        [yellow]{escape(turn.note)}[/]")
+
+
+def _write(episode: Episode, out: Path) -> dict[str, Path]:
+    import numpy as np
+    from PIL import Image
+
+    from ibisagent import render
+    from ibisagent.episodes import write_episodes
+    from ibisagent.report import episode_html
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in RESULT_FILES:
+            (out / name).unlink(missing_ok=True)
+        paths = {}
+        if episode.mask is not None:
+            paths["mask"] = out / "mask.png"
+            Image.fromarray(episode.mask.astype(np.uint8) * 255).save(paths["mask"])
+            paths["overlay"] = out / "overlay.png"
+            Image.fromarray(render.paint(episode.picture.pixels, episode.mask)).save(paths["overlay"])
+        paths["episode"] = out / "episode.jsonl"
+        write_episodes(paths["episode"], [episode])
+        paths["report"] = out / "report.html"
+        paths["report"].write_text(episode_html(episode), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            "--out is a folder that can be written to", error.strerror, "name another folder"
+        ) from None
+    return paths
+
+
+def _summary(episode: Episode, paths: dict[str, Path]) -> None:
+    from ibisagent.report import DISCLAIMER
+
+    color = {"segmented": "green", "absent": "blue", "none": "red"}[episode.outcome]
+    screen.print(f"[bold {color}]{episode.outcome}[/] ({episode.status})  {escape(episode.message)}")
+    if episode.answer:
+        screen.print(f"  {escape(episode.answer)}")
+    if episode.picture.laterality == "assumed":
+        screen.print("  Left and right are assumed; see the report.", style="dim")
+    for name, path in paths.items():
+        print(f"{name}: {path}")
+    screen.print(DISCLAIMER, style="dim")
+
+
+# --- replay -----------------------------------------------------------------------------------
+
+
+def replay_command(command: Replay) -> int:
+    """Replay every episode of a log; exit code 0 where all masks are verified, else 1."""
+    from PIL import Image
+
+    from ibisagent.episodes import read_episodes
+    from ibisagent.replay import observed_pictures, replay
+    from ibisagent.tools import load_tool
+
+    table = Table("episode", "masks", "lowest IoU", "verdict")
+    tools: dict[str, Tool] = {}
+    all_verified = True
+    for number, episode in enumerate(read_episodes(command.episode)):
+        spec = command.tool
+        if spec == "recorded":
+            spec = str(episode.fingerprint.get("tool", {}).get("name"))
+            if spec not in ("classical", "embedded"):
+                raise InputError(
+                    "only tools that ship with ibisagent are found by their recorded name",
+                    spec,
+                    "name the weights with --tool",
+                )
+        if spec not in tools:
+            tools[spec] = load_tool(spec, device=command.device)
+        result = replay(episode, tools[spec])
+        lowest = min((mask.iou for mask in result.masks), default=1.0)
+        how = "bit-exact" if all(mask.exact for mask in result.masks) else "IoU >= 0.999"
+        verdict = f"verified ({how})" if result.verified else "NOT THE SAME"
+        for difference in result.tool_differences:
+            verdict += f"\ntool {difference}"
+        table.add_row(
+            f"{number} {episode.sample_id}", str(len(result.masks)), f"{lowest:.4f}", escape(verdict)
+        )
+        all_verified &= result.verified
+        if command.out is not None:
+            command.out.mkdir(parents=True, exist_ok=True)
+            for turn, pixels in enumerate(observed_pictures(episode)):
+                Image.fromarray(pixels).save(command.out / f"{number}-{turn}.png")
+    screen.print(table)
+    return 0 if all_verified else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

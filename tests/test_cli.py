@@ -1,0 +1,145 @@
+"""The command line in-process, with real files; the shell itself is in test_odd_files_shell.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibisagent.cli import RESULT_FILES, main
+from ibisagent.masks import encode_rle
+from ibisagent.types import Sample
+
+ON_DISC = "<think> a </think> <action> Positive Point (0.3906, 0.4167) </action>\n"
+STOP = "<think> a </think> <action> Terminate </action> <answer> found </answer>\n"
+
+
+@pytest.fixture
+def files(sample: Sample, tmp_path: Path) -> Path:
+    """A folder with Doe_John.png, truth.png and two scripts of policy texts."""
+    Image.fromarray(sample.picture.pixels).save(tmp_path / "Doe_John.png")
+    Image.fromarray(sample.truth.astype(np.uint8) * 255).save(tmp_path / "truth.png")
+    (tmp_path / "good.txt").write_text(ON_DISC + STOP)
+    (tmp_path / "stop.txt").write_text(STOP)
+    (tmp_path / "nonsense.txt").write_text("no\nidea\n")
+    (tmp_path / "late.txt").write_text(ON_DISC + "no\nidea\n")
+    return tmp_path
+
+
+def segment(files: Path, script: str, *more: str) -> int:
+    out = str(files / "out")
+    image = str(files / "Doe_John.png")
+    policy = f"scripted:@{files / script}"
+    return main(
+        ["segment", image, "Find the disc", "--policy", policy, "--tool", "classical", "--out", out, *more]
+    )
+
+
+def test_segment_writes_mask_overlay_episode_and_report(
+    files: Path, sample: Sample, capsys: pytest.CaptureFixture
+) -> None:
+    assert segment(files, "good.txt") == 0
+    out = files / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted(RESULT_FILES)
+    mask = np.asarray(Image.open(out / "mask.png"))
+    assert mask.shape == (96, 128) and set(np.unique(mask)) == {0, 255}
+    assert ((mask > 0) & sample.truth).sum() / ((mask > 0) | sample.truth).sum() > 0.9
+    record = json.loads((out / "episode.jsonl").read_text())
+    assert record["result"]["outcome"] == "segmented" and len(record["turns"]) == 2
+    shown = capsys.readouterr()
+    assert f"mask: {out / 'mask.png'}" in shown.out and "Not a medical device" in shown.err
+    assert "Positive Point (0.3906, 0.4167)" in shown.err
+    everything = (
+        shown.out + shown.err + (out / "episode.jsonl").read_text() + (out / "report.html").read_text()
+    )
+    assert "Doe_John" not in everything
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "outcome", "status"),
+    [
+        ("stop.txt", 0, "absent", "terminated"),
+        ("nonsense.txt", 3, "none", "unparsable"),
+        ("late.txt", 4, "segmented", "unparsable"),
+    ],
+)
+def test_exit_codes_say_what_happened(files: Path, script: str, code: int, outcome: str, status: str) -> None:
+    assert segment(files, script) == code
+    record = json.loads((files / "out" / "episode.jsonl").read_text())
+    assert (record["result"]["outcome"], record["result"]["status"]) == (outcome, status)
+    assert (files / "out" / "mask.png").exists() == (outcome != "none")
+
+
+def test_earlier_results_are_only_replaced_when_asked(files: Path, capsys: pytest.CaptureFixture) -> None:
+    assert segment(files, "good.txt") == 0
+    before = (files / "out" / "episode.jsonl").read_bytes()
+    assert segment(files, "stop.txt") == 2
+    assert (
+        "--overwrite" in capsys.readouterr().err and (files / "out" / "episode.jsonl").read_bytes() == before
+    )
+    assert segment(files, "nonsense.txt", "--overwrite") == 3
+    assert not (files / "out" / "mask.png").exists(), "no mask of the earlier run is left"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--history", "some"], "history is none, last-K"),
+        (["--verbs", "fly"], "--verbs holds undo or box"),
+        (["--max-turns", "0"], "--max-turns is at least 1"),
+        (["--start", "/nowhere/mask.png"], "mask"),
+        (["--start", "proposal"], "--start none"),
+        (["--tool", "medsam3:x"], "choose from"),
+        (["--policy", "gpt"], "choose from"),
+        (["--policy", "scripted:oracle"], "--truth"),
+        (["--window", "5"], "window"),
+        (["--system-prompt", "/nowhere"], "--system-prompt"),
+        (["--verbs", "box"], "leave Box out"),
+    ],
+)
+def test_mistakes_are_one_line_with_exit_code_2(
+    files: Path, options: list[str], words: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert segment(files, "good.txt", *options) == 2
+    shown = capsys.readouterr().err
+    [line] = [line for line in shown.splitlines() if line.startswith("error:")]
+    assert words in line and "Traceback" not in shown and "Doe_John" not in shown
+    assert not (files / "out").exists()
+
+
+def test_a_mask_to_start_from(files: Path) -> None:
+    assert segment(files, "stop.txt", "--start", str(files / "truth.png")) == 0
+    record = json.loads((files / "out" / "episode.jsonl").read_text())
+    assert record["start"]["kind"] == "file" and record["result"]["outcome"] == "segmented"
+    assert record["result"]["mask"] == record["start"]["mask"]
+
+
+def test_the_oracle_needs_only_the_truth(files: Path) -> None:
+    assert segment(files, "x", "--policy", "scripted:oracle", "--truth", str(files / "truth.png")) == 0
+
+
+def test_replay_verifies_and_notices_damage(files: Path, capsys: pytest.CaptureFixture) -> None:
+    assert segment(files, "good.txt") == 0
+    log = files / "out" / "episode.jsonl"
+    assert main(["replay", str(log), "--out", str(files / "pictures")]) == 0
+    assert "verified (bit-exact)" in capsys.readouterr().err
+    names = sorted(path.name for path in (files / "pictures").iterdir())
+    assert names == ["0-0.png", "0-1.png", "0-2.png"]
+    record = json.loads(log.read_text())
+    record["turns"][0]["mask"] = encode_rle(np.zeros((96, 128), bool))
+    log.write_text(json.dumps(record))
+    assert main(["replay", str(log)]) == 1
+    assert "NOT THE SAME" in capsys.readouterr().err
+
+
+def test_replay_of_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["replay", str(tmp_path / "nothing.jsonl")]) == 2
+    assert "readable JSONL" in capsys.readouterr().err
+
+
+def test_doctor_says_what_runs(capsys: pytest.CaptureFixture) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().err
+    for part in ("python", "torch", "embedded tool", "embedded policy", "devices"):
+        assert part in shown
