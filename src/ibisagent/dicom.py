@@ -20,7 +20,7 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
 from pydicom.uid import (
@@ -93,7 +93,7 @@ def _read(file: PictureFile, frame: int | None, stored: bool) -> Decoded:
     if not any(keyword in data_set for keyword in _PIXELS):
         raise _no_pixels(data_set, file)
     count = max(1, int(data_set.get("NumberOfFrames") or 1))
-    number = frame_number(frame, count, "frame", file.given, notes)
+    number = frame_number(frame, count, "frame", file, notes)
     pixels, photometric = _decode(data_set, uid, number, count, file)
     facts = _facts(data_set, number)
     sides = _sides(facts, notes)
@@ -238,7 +238,14 @@ def _decode(
     if uid.is_encapsulated:
         _check_encapsulated(data_set, uid, number, count, file)
     options: dict[str, Any] = {"view_only": True, "allow_excess_frames": False}
-    array, said = decoder.as_array(data_set, index=number, raw=True, **options)
+    try:
+        array, said = decoder.as_array(data_set, index=number, raw=True, **options)
+    except RuntimeError:  # pydicom's word for: every plugin failed
+        raise file.fail(
+            "A compressed DICOM frame must be one that Pillow or pydicom can decode",
+            f"a frame in {uid.name} that they cannot decode",
+            "export the file without compression",
+        ) from None
     if data_set.BitsAllocated == 1:
         array = array * np.uint8(255)
     elif array.dtype.kind in "iu" and (not uid.is_encapsulated or uid == RLELossless):
@@ -247,7 +254,11 @@ def _decode(
 
 
 def _check_encapsulated(data_set: Dataset, uid: UID, number: int, count: int, file: PictureFile) -> None:
-    """The compressed frame's own header must claim what the data set claims, or less memory."""
+    """As many frames as the data set claims, and this one of the size that it claims."""
+    stream = BytesIO(data_set.PixelData)
+    parse_basic_offsets(stream)
+    if parse_fragments(stream)[0] < count:
+        raise file.damaged(f"it claims {count} frames and holds fewer")
     offsets = None
     if "ExtendedOffsetTable" in data_set:
         offsets = (data_set.ExtendedOffsetTable, data_set.ExtendedOffsetTableLengths)

@@ -68,8 +68,8 @@ def load_mask(
 
     The formats are those of pictures but JPEG, whose losses leave values that are not quite zero.
     Whatever is not zero, in any channel, is foreground; windows, rescale and inversion are not
-    applied. An empty mask is allowed: it says that nothing was found so far. For NIfTI and
-    multi-frame files give the same frame, axis and index as for the picture.
+    applied. An empty mask is allowed: it says that nothing was found so far. frame, axis and index
+    are those of the picture; they count where the mask, too, is a volume or has several frames.
 
     Raises InputError as `load_picture` does, and where the size is not the picture's.
     """
@@ -90,7 +90,8 @@ def load_mask(
 
 def _decode(source: Source, noun: str, frame: int | None, axis: str | None, index: int | None) -> Decoded:
     if isinstance(source, np.ndarray | Image.Image):
-        _refuse({"frame": frame, "axis": axis, "index": index}, "an array or image", "pass the slice itself")
+        if noun == "picture":
+            _refuse({"frame": frame, "axis": axis, "index": index}, "an array or image", "pass the slice")
         return decode_array(source) if isinstance(source, np.ndarray) else decode_image(source)
     if not isinstance(source, str | Path):
         raise InputError(
@@ -98,9 +99,11 @@ def _decode(source: Source, noun: str, frame: int | None, axis: str | None, inde
         )
     file = open_picture(source, noun)
     if file.format in ("NIfTI", "gzip"):
-        _refuse({"frame": frame}, "a NIfTI volume", "use axis and index")
+        if noun == "picture":
+            _refuse({"frame": frame}, "a NIfTI volume", "use axis and index")
         return read_nifti(file, axis, index)
-    _refuse({"axis": axis, "index": index}, f"a {file.format} file", "leave axis and index out, or use frame")
+    if noun == "picture":
+        _refuse({"axis": axis, "index": index}, f"a {file.format} file", "leave axis and index out")
     if file.format == "DICOM":
         return read_dicom(file, frame, stored=noun == "mask")
     if file.format == "JPEG" and noun == "mask":

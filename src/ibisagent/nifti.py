@@ -115,7 +115,7 @@ def _layout(head: bytes, file: PictureFile) -> Layout:
     shape, volumes, notes = _shape(header, file)
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):  # a code that stands for nothing here
         dtype = np.dtype("V1")
     if not (dtype.names or (dtype.kind in "iuf" and dtype.itemsize <= 8)):
         raise file.fail(
@@ -130,7 +130,7 @@ def _layout(head: bytes, file: PictureFile) -> Layout:
     layout = Layout(
         shape=shape,
         dtype=dtype,
-        offset=max(int(header.get_data_offset()), len(header.binaryblock)),
+        offset=int(header["vox_offset"]) or len(header.binaryblock) + 4,
         volumes=volumes,
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
@@ -183,7 +183,7 @@ def _check_bytes(layout: Layout, file: PictureFile) -> None:
             f"{' x '.join(str(size) for size in layout.shape)} voxels of {layout.dtype.itemsize} bytes",
             "crop or downsample it",
         )
-    if not 0 <= layout.offset <= MAX_OFFSET:
+    if not 352 <= layout.offset <= MAX_OFFSET:
         raise file.damaged("its voxels do not start where its header says")
     needed = layout.offset + layout.volume_bytes * (1 if file.format == "gzip" else layout.volumes)
     if needed > file.size * (_GZIP_RATIO if file.format == "gzip" else 1):

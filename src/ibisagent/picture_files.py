@@ -52,6 +52,7 @@ class PictureFile:
     path: Path
     format: str  # a key of SUFFIXES
     size: int  # bytes
+    noun: str  # picture or mask
     given: str  # how errors name it, such as "the picture given (.png)"
     assumptions: tuple[str, ...]
     bare: bool = False  # a DICOM data set without preamble and meta information
@@ -76,8 +77,8 @@ def open_picture(source: str | Path, noun: str = "picture") -> PictureFile:
     path = Path(source)
     suffix = _suffix(path)
     given = f"the {noun} given ({suffix or 'no known suffix'})"
-    size = _size(path, given)
-    head = _head(path, given)
+    size = _size(path, noun, given)
+    head = _head(path, noun, given)
     name = _format(head, given)
     limit = MAX_VOLUME_FILE_BYTES if name in ("NIfTI", "gzip") else MAX_FILE_BYTES
     if size > limit:
@@ -91,7 +92,7 @@ def open_picture(source: str | Path, noun: str = "picture") -> PictureFile:
         said = f"the suffix {suffix} says otherwise" if suffix else "its name has no known suffix"
         assumptions = (f"Read as {name}, as its first bytes say; {said}.",)
     bare = name == "DICOM" and head[128:132] != b"DICM"
-    return PictureFile(path, name, size, given, assumptions, bare)
+    return PictureFile(path, name, size, noun, given, assumptions, bare)
 
 
 def check_sides(width: int, height: int, given: str) -> None:
@@ -109,19 +110,20 @@ def check_sides(width: int, height: int, given: str) -> None:
         )
 
 
-def frame_number(frame: int | None, count: int, word: str, given: str, notes: list[str]) -> int:
+def frame_number(frame: int | None, count: int, word: str, file: PictureFile, notes: list[str]) -> int:
     """The number of the frame (page) asked for, from 0; the first of several is noted as assumed.
 
-    Raises InputError for a number that is not there.
+    A mask of one page fits every frame of its picture. Raises InputError for a number that is
+    not there.
     """
-    if frame is None:
+    if frame is None or (count == 1 and file.noun == "mask"):
         if count > 1:
             notes.append(f"The file has {count} {word}s and none was named: {word} 0 is read.")
         return 0
     if not 0 <= frame < count:
-        raise InputError(
+        raise file.fail(
             f"A {word} number lies within the file",
-            f"{given}: {word} {frame} of {count}",
+            f"{word} {frame} of {count}",
             f"name one from 0 to {count - 1}",
         )
     return frame
@@ -150,30 +152,30 @@ def _suffix(path: Path) -> str:
     return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
 
 
-def _size(path: Path, given: str) -> int:
+def _size(path: Path, noun: str, given: str) -> int:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError("The picture must exist", f"{given}: no such file", "check the path") from None
+        raise InputError(f"The {noun} must exist", f"{given}: no such file", "check the path") from None
     except (OSError, ValueError) as error:
         raise InputError(
-            "The picture must be readable", f"{given}: {_reason(error)}", "check the path and its links"
+            f"The {noun} must be readable", f"{given}: {_reason(error)}", "check the path and its links"
         ) from None
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise InputError("The picture must be one file", f"{given}: {kind}", "name a single picture file")
+        raise InputError(f"The {noun} must be one file", f"{given}: {kind}", "name a single file")
     if status.st_size == 0:
-        raise InputError("A picture file must not be empty", f"{given}: 0 bytes", "copy or export it again")
+        raise InputError(f"A {noun} file must not be empty", f"{given}: 0 bytes", "copy or export it again")
     return status.st_size
 
 
-def _head(path: Path, given: str) -> bytes:
+def _head(path: Path, noun: str, given: str) -> bytes:
     try:
         with path.open("rb") as stream:
             return stream.read(400)
     except OSError as error:
         raise InputError(
-            "The picture must be readable", f"{given}: {_reason(error)}", "check its permissions"
+            f"The {noun} must be readable", f"{given}: {_reason(error)}", "check its permissions"
         ) from None
 
 

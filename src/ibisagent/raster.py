@@ -32,10 +32,11 @@ def read_raster(file: PictureFile, frame: int | None) -> Decoded:
         try:
             if file.format == "PNG":
                 _verify_png(file)
-            with Image.open(file.path, formats=(file.format,)) as image:
+            # From a stream, for Pillow maps files that it opens itself, and misreads turned TIFFs then.
+            with file.path.open("rb") as stream, Image.open(stream, formats=(file.format,)) as image:
                 check_sides(*image.size, file.given)
                 pages = getattr(image, "n_frames", 1)
-                number = frame_number(frame, pages, "page", file.given, notes)
+                number = frame_number(frame, pages, "page", file, notes)
                 if number:
                     image.seek(number)
                     check_sides(*image.size, file.given)
@@ -125,9 +126,9 @@ def _decode(image: Image.Image, given: str) -> Decoded:
     notes = []
     turned = _orientation(image)
     image.load()
-    if _orientation(image) != 1:  # a TIFF was turned while it was loaded
-        image = ImageOps.exif_transpose(image)
     if turned != 1:
+        if image.format != "TIFF":  # which Pillow turns while loading it
+            image = ImageOps.exif_transpose(image)
         notes.append(f"The picture is turned as its EXIF orientation ({turned}) says.")
     if image.mode in _NUMBERS:
         decoded = _numbers(_banded(image, image.mode))
