@@ -139,8 +139,7 @@ class EmbeddedPolicy:
             for item, row in zip(observations, rows, strict=True)
         ]
         padding = [seen[0]] * (CHUNK - len(seen))
-        joined = torch.cat([one.memory for one in seen + padding])
-        memory = [layer.read(joined) for layer in network.layers]
+        memory = network.recall(torch.cat([one.memory for one in seen + padding]))
         target = torch.tensor(rows + [rows[0]] * len(padding))
         chances = [np.random.default_rng(item.seed) for item in observations]
         tokens: list[list[int]] = [[] for _ in observations]

@@ -193,9 +193,9 @@ class EmbeddedPolicyNetwork(nn.Module):
         biased = torch.einsum("bk,bkhw->bhw", gates, seen.maps.detach().clamp(-8, 8))
         return (likeness + biased).flatten(1)
 
-    def memory(self, seen: Seen) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the picture, once per text."""
-        return [layer.read(seen.memory) for layer in self.layers]
+    def recall(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of pictures (`Seen.memory`), once per text."""
+        return [layer.read(memory) for layer in self.layers]
 
     def step(
         self,

@@ -156,9 +156,8 @@ _ANSWERS: dict[Situation, tuple[str, ...]] = {
 def _fill(template: str, known: Facts) -> str:
     plural = known.target in PLURAL
     if plural:
-        template = template.replace("There {is} a {size}", "There {is} {size}").replace(
-            "covers it", "covers them"
-        )
+        template = template.replace("A {size} {target}", "The {size} {target}")
+        template = template.replace("covers it", "covers them")
     return template.format(
         target=known.target,
         place=known.place,

@@ -1,0 +1,176 @@
+"""The embedded policy: what it sees, what it writes, and that a batch changes nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ibisagent.actions import parse
+from ibisagent.errors import InputError
+from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
+from ibisagent.policies.embedded_model import (
+    LONGEST,
+    MAPS,
+    EmbeddedPolicyNetwork,
+    allowed_cells,
+    evidence,
+    to_square,
+)
+from ibisagent.policies.embedded_words import GRID, SIDE, Words
+from ibisagent.render import paint
+from ibisagent.synthesis.reasoning import VERDICTS
+from ibisagent.targets import TARGETS
+from ibisagent.types import BASE_VERBS, Observation, Policy, Verb
+
+WORDS = Words.build()
+
+
+@pytest.fixture(scope="module")
+def network() -> EmbeddedPolicyNetwork:
+    torch.manual_seed(0)
+    return EmbeddedPolicyNetwork(len(TARGETS), len(WORDS.entries)).eval()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> EmbeddedPolicy:
+    return EmbeddedPolicy.load()
+
+
+def look(
+    number: int, instruction: str = "Find the liver in this image.", height: int = 256, width: int = 256
+) -> Observation:
+    rng = np.random.default_rng(number)
+    image = np.repeat(rng.integers(0, 255, (height, width, 1), dtype=np.uint8), 3, axis=2)
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    painted = paint(image, mask if number % 2 else None)
+    return Observation("s", instruction, painted, (), None, (), BASE_VERBS | {Verb.UNDO}, 1, 0, seed=number)
+
+
+def test_it_is_a_policy(network: EmbeddedPolicyNetwork) -> None:
+    policy = EmbeddedPolicy(network, WORDS)
+    assert isinstance(policy, Policy)
+    assert policy.view.max_side == SIDE
+    assert policy.verbs == BASE_VERBS | {Verb.UNDO}
+    assert policy.supports("Where is the patient's left kidney?").target == "left kidney"
+    assert not policy.supports("Find the prostate").known
+
+
+def test_the_square_holds_the_image_at_its_top_left() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (100, 256, 3), dtype=np.uint8)
+    square = to_square(image)
+    assert square.shape == (4, 256, 256)
+    assert square.dtype == np.float32
+    assert (square[3, :100] == 1).all()
+    assert (square[:, 100:] == 0).all()
+    values = image.astype(np.float32)
+    expected = (values - values.mean()) / (values.std() + 8)
+    np.testing.assert_allclose(square[:3, :100].transpose(1, 2, 0), expected, atol=1e-5)
+
+
+def test_step_by_step_writing_equals_teacher_forcing(network: EmbeddedPolicyNetwork) -> None:
+    image = torch.from_numpy(np.stack([to_square(look(n).image) for n in (0, 1)]))
+    target = torch.tensor([3, 13])
+    tokens = torch.randint(2, len(WORDS.entries), (2, 12))
+    with torch.inference_mode():
+        seen = network.see(image, target)
+        logits, states = network.write(seen, target, tokens)
+        memory, past = network.recall(seen.memory), None
+        for position in range(12):
+            token = None if position == 0 else tokens[:, position - 1]
+            one, state, past = network.step(memory, past, target, token, position)
+            torch.testing.assert_close(one, logits[:, position], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(state, states[:, position], rtol=1e-4, atol=1e-4)
+        assert seen.maps.shape == (2, len(MAPS), GRID, GRID)
+        assert network.point(seen, states[:, 3]).shape == (2, GRID * GRID)
+
+
+def test_evidence_measures_areas_and_overlap() -> None:
+    maps = torch.full((1, 4, GRID, GRID), -20.0)
+    maps[:, 0, :32] = 20.0  # the upper half is target
+    maps[:, 1, 16:48] = 20.0  # the middle half is painted: a third overlaps
+    figures = evidence(maps)[0]
+    assert figures[0].item() == pytest.approx(1 / 3, abs=1e-3)
+    assert figures[2].exp().item() == pytest.approx(0.5, abs=1e-3)
+    assert figures[8].item() == pytest.approx(20 / 4)
+
+
+def test_cells_outside_the_image_are_never_written() -> None:
+    inside = allowed_cells(torch.tensor([2]), torch.tensor([64]))
+    assert inside.view(GRID, GRID)[:2].all()
+    assert int(inside.sum()) == 2 * 64
+
+
+def test_unknown_instructions_and_large_pictures_are_errors_of_their_own_row(
+    network: EmbeddedPolicyNetwork,
+) -> None:
+    policy = EmbeddedPolicy(network, WORDS)
+    replies = policy.act([look(0), look(1, "Find the prostate"), look(2, height=300)])
+    assert replies[0].error is None
+    assert replies[0].text
+    assert replies[1].error is not None
+    assert "'prostate'" in replies[1].error
+    assert replies[2].error is not None
+    assert "256" in replies[2].error
+
+
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(1)}, str(file), {"format": "something else"})
+    with pytest.raises(InputError, match="embedded policy"):
+        EmbeddedPolicy.load(file)
+    with pytest.raises(InputError, match="must exist"):
+        EmbeddedPolicy.load(tmp_path / "none.safetensors")
+    metadata = {"format": f"ibisagent embedded policy {FORMAT}", "targets": json.dumps(["liver"])}
+    save_file({"a": torch.zeros(1)}, str(file), metadata)
+    with pytest.raises(InputError, match="list of targets"):
+        EmbeddedPolicy.load(file)
+
+
+def test_what_ships_writes_the_grammar_on_any_picture(shipped: EmbeddedPolicy) -> None:
+    observations = [
+        look(n, f"Find the {TARGETS[n % len(TARGETS)]}.", height=height, width=width)
+        for n, (height, width) in enumerate([(256, 256), (256, 100), (4, 256), (256, 4), (173, 256)] * 3)
+    ]
+    for observation, reply in zip(observations, shipped.act(observations), strict=True):
+        read = parse(reply.text, observation.verbs)
+        assert read.failure is None, reply.text
+        assert read.format_ok, reply.text
+        assert 0 < reply.tokens <= LONGEST
+
+
+def test_undo_is_never_written_where_it_is_off(shipped: EmbeddedPolicy) -> None:
+    observations = [replace(look(n), verbs=BASE_VERBS) for n in range(1, 12, 2)]
+    for reply in shipped.act(observations):
+        read = parse(reply.text, BASE_VERBS)
+        assert read.failure is None
+        assert not (read.think or "").startswith((VERDICTS["elsewhere"], VERDICTS["phantom"]))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_batch_changes_nothing(shipped: EmbeddedPolicy, temperature: float) -> None:
+    policy = EmbeddedPolicy.load(temperature=temperature)
+    observations = [look(n, f"Find the {TARGETS[n]}.") for n in range(11)]
+    together = [reply.text for reply in policy.act(observations)]
+    alone = [policy.act([observation])[0].text for observation in observations]
+    backwards = [reply.text for reply in policy.act(observations[::-1])][::-1]
+    assert together == alone == backwards
+
+
+def test_sampling_follows_the_seed() -> None:
+    policy = EmbeddedPolicy.load(temperature=1.5)
+    first, again = (policy.act([look(0)])[0].text for _ in range(2))
+    others = {policy.act([replace(look(0), seed=seed)])[0].text for seed in range(6)}
+    assert first == again
+    assert len(others) > 1
+
+
+def test_the_fingerprint_names_the_weights(shipped: EmbeddedPolicy) -> None:
+    mark = shipped.fingerprint()
+    assert mark["name"] == "embedded"
+    assert len(mark["weights"]) == 16
+    assert mark["temperature"] == 0.0
