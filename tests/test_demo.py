@@ -1,0 +1,39 @@
+"""The README's first command on the abdominal MR inside pydicom, against an outline drawn by hand.
+
+The outline (liver with its lesion) was drawn for this test by looking at the picture; nothing was
+trained on the picture or tuned with it.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibisagent.cli import main
+from ibisagent.masks import iou
+
+LIVER = [  # x, y in pixels of the 484x300 picture
+    (110.6, 82.3), (119.3, 83.7), (127.2, 90.6), (135.5, 98.2), (145.2, 102.7), (153.8, 105.8), (162.5, 108.9),
+    (171.1, 114.1), (178.0, 121.7), (181.8, 134.8), (180.1, 145.9), (173.9, 153.5), (165.9, 159.0), (152.1, 165.3),
+    (138.3, 169.1), (117.5, 175.6), (100.3, 181.8), (83.0, 190.1), (70.9, 194.3), (62.2, 190.8), (56.0, 178.0),
+    (52.5, 161.8), (53.9, 146.9), (58.8, 129.6), (66.7, 111.3), (77.8, 96.8), (89.2, 88.5), (100.9, 84.0),
+]  # fmt: skip
+
+
+def outline() -> np.ndarray:
+    canvas = np.zeros((300, 484), np.uint8)
+    cv2.fillPoly(canvas, [np.round(LIVER).astype(np.int32)], 1)
+    return canvas > 0
+
+
+def test_the_demo_finds_the_liver_with_its_lesion(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 0
+    mask = np.asarray(Image.open(tmp_path / "out" / "mask.png")) > 0
+    assert iou(mask, outline()) >= 0.70
+    record = json.loads((tmp_path / "out" / "episode.jsonl").read_text())
+    assert record["picture"]["laterality"] == "known" and record["result"]["status"] == "terminated"
+    printed = capsys.readouterr().out
+    assert [line.split(":")[0] for line in printed.splitlines()] == ["mask", "overlay", "episode", "report"]
