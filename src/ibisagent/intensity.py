@@ -39,6 +39,7 @@ class Decoded:
     inverted: bool = False  # the file's large numbers are dark (MONOCHROME1)
     sample: NDArray[Any] | None = None  # what the robust window is taken from; None: `values`
     sample_name: str = "picture"  # the word for it
+    invisible: bool = False  # transparent throughout
 
 
 def parse_window(text: str) -> Window | None:
@@ -104,8 +105,13 @@ def bands(height: int, width: int) -> Iterator[slice]:
 def to_picture(decoded: Decoded, window: Window | None) -> Picture:
     """Apply the window asked for, else the file's own, else the robust one, and say which.
 
-    Raises InputError where no value is finite, or where a window is asked for a colour picture.
+    Raises InputError where no value is finite, where all is transparent, or where a window is asked
+    for a colour picture.
     """
+    if decoded.invisible:
+        raise InputError(
+            "A picture must show something", "a picture transparent throughout", "save it without alpha"
+        )
     values = decoded.values
     notes = list(decoded.assumptions)
     if values.ndim == 3:
@@ -113,23 +119,11 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
             raise InputError(
                 "A window is for pictures with one channel", "a colour picture", "leave the window out"
             )
-        pixels = values
+        pixels: Pixels = values
+    elif _is_shown_as_stored(decoded, window):
+        pixels = np.repeat(values[..., None], 3, axis=2)
     else:
-        display = linear(window) if window is not None else decoded.display
-        if display is None and values.dtype == np.uint8 and decoded.sample is None:
-            display = linear((0, 255))  # eight bits are shown as they are stored
-        if display is None:
-            display, note = _automatic(decoded)
-            notes.append(note)
-        pixels, unreal = _grey(values, display, decoded.inverted)
-        if unreal == values.size:
-            raise InputError(
-                "A picture needs values that are numbers",
-                "only NaN or infinite ones",
-                "export the picture again from its source",
-            )
-        if unreal:
-            notes.append(f"{unreal} of {values.size} values are NaN or infinite and shown black.")
+        pixels = _windowed(decoded, window, notes)
     if decoded.laterality == "assumed":
         notes.append(LEFT_RIGHT_ASSUMED)
     return Picture(
@@ -139,6 +133,32 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
         assumptions=tuple(notes),
         modality=decoded.modality,
     )
+
+
+def _is_shown_as_stored(decoded: Decoded, window: Window | None) -> bool:
+    """Eight bits without any window; a volume's are windowed, for they may hold anything."""
+    no_window = window is None and decoded.display is None and decoded.sample is None
+    return decoded.values.dtype == np.uint8 and no_window and not decoded.inverted
+
+
+def _windowed(decoded: Decoded, window: Window | None, notes: list[str]) -> Pixels:
+    values = decoded.values
+    display = linear(window) if window is not None else decoded.display
+    if display is None and values.dtype == np.uint8 and decoded.sample is None:
+        display = linear((0.0, 255.0))
+    if display is None:
+        display, note = _automatic(decoded)
+        notes.append(note)
+    pixels, unreal = _grey(values, display, decoded.inverted)
+    if unreal == values.size:
+        raise InputError(
+            "A picture needs values that are numbers",
+            "only NaN or infinite ones",
+            "export the picture again from its source",
+        )
+    if unreal:
+        notes.append(f"{unreal} of {values.size} values are NaN or infinite and shown black.")
+    return pixels
 
 
 def _automatic(decoded: Decoded) -> tuple[Display, str]:

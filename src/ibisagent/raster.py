@@ -18,6 +18,7 @@ _NUMBERS = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.i
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 _GREY = ("1", "L", "LA", "La")
 _COLOUR = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV")
+_OVER_BLACK = "Transparent parts are shown over black."
 _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
@@ -93,10 +94,10 @@ def decode_array(array: NDArray[Any]) -> Decoded:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.ndim == 2:
         return _numbers(np.array(array))
-    return _colour_array(array, given)
+    return _colour_array(array)
 
 
-def _colour_array(array: NDArray[Any], given: str) -> Decoded:
+def _colour_array(array: NDArray[Any]) -> Decoded:
     notes: list[str] = []
     if array.dtype == np.uint16:
         array = array >> 8
@@ -118,7 +119,9 @@ def _colour_array(array: NDArray[Any], given: str) -> Decoded:
     if array.shape[2] == 3:
         return Decoded(np.ascontiguousarray(array), tuple(notes))
     values, opaque = _over_black(array)
-    return Decoded(values, (*notes, *_transparency(opaque, bool(array[..., 3].any()), given)))
+    if not opaque:
+        notes.append(_OVER_BLACK)
+    return Decoded(values, tuple(notes), invisible=not array[..., 3].any())
 
 
 def _decode(image: Image.Image, given: str) -> Decoded:
@@ -142,8 +145,7 @@ def _decode(image: Image.Image, given: str) -> Decoded:
     if image.mode == "CMYK":
         notes.append("CMYK colours are converted to RGB without a colour profile.")
     if image.mode in _ALPHA or image.has_transparency_data:
-        values, sentences = _composited(image, given)
-        return Decoded(values, (*notes, *sentences))
+        return _composited(image, notes)
     return Decoded(_banded(image, "L" if image.mode in _GREY else "RGB"), tuple(notes))
 
 
@@ -202,29 +204,23 @@ def _banded(image: Image.Image, mode: str) -> NDArray[Any]:
     return values
 
 
-def _composited(image: Image.Image, given: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def _composited(image: Image.Image, notes: list[str]) -> Decoded:
     width, height = image.size
     values = np.empty((height, width, 3), np.uint8)
-    opaque, visible = True, False
+    opaque, invisible = True, True
     for rows in bands(height, width):
         band = np.asarray(image.crop((0, rows.start, width, rows.stop)).convert("RGBA"))
         values[rows], full = _over_black(band)
         opaque = opaque and full
-        visible = visible or bool(band[..., 3].any())
+        invisible = invisible and not band[..., 3].any()
+    if not opaque:
+        notes.append(_OVER_BLACK)
     if image.mode in ("LA", "La"):
         values = values[..., 0].copy()
-    return values, _transparency(opaque, visible, given)
+    return Decoded(values, tuple(notes), invisible=invisible)
 
 
 def _over_black(colours: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
     """HxWx4 over black as HxWx3, and whether it was opaque throughout."""
     alpha = colours[..., 3:].astype(np.uint16)
     return ((colours[..., :3] * alpha + 127) // 255).astype(np.uint8), bool((alpha == 255).all())
-
-
-def _transparency(opaque: bool, visible: bool, given: str) -> tuple[str, ...]:
-    if not visible:
-        raise InputError(
-            "A picture must show something", f"{given}: transparent throughout", "save it without alpha"
-        )
-    return () if opaque else ("Transparent parts are shown over black.",)
