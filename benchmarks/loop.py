@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    samples = list(islice(iter_samples(data_root(options.data), "train"), 0, options.episodes * 12, 12))
+    samples = list(islice(iter_samples(data_root(options.data), split="train"), 0, options.episodes * 12, 12))
 
     agent = Agent.load()
     run(agent, samples[:2], 1)

@@ -129,11 +129,11 @@ def samples_of(
         if truth.shape != (picture.height, picture.width):
             raise InputError(
                 "mask and picture must have one size",
-                f"{truth.shape} against {(picture.height, picture.width)} for {path}",
-                "export them again at the same size",
+                f"{truth.shape} against {(picture.height, picture.width)} for {sample_id(record, target)}",
+                "find the file with `ibisagent data check` and export both at the same size",
             )
         yield Sample(
-            sample_id=f"{record.dataset}/{record.split}/{record.stem}/{target.replace(' ', '+')}",
+            sample_id=sample_id(record, target),
             picture=picture,
             instruction=instruction.format(target=target),
             target=target,
@@ -144,6 +144,12 @@ def samples_of(
             modality=record.modality,
             site=record.site,
         )
+
+
+def sample_id(record: PictureRecord, target: str) -> str:
+    """SET/HASH/TARGET: the same in every run, and nothing of the file's name in it."""
+    digest = hashlib.sha256(f"{record.dataset}/{record.stem}".encode()).hexdigest()
+    return f"{record.dataset}/{digest[:12]}/{target.replace(' ', '+')}"
 
 
 def read_picture(path: Path, modality: str | None = None) -> Picture:
