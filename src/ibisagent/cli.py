@@ -30,7 +30,7 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class _Pair:
-    """Policy, tool and how they run."""
+    """Policy, tool and how they run together."""
 
     policy: str = "embedded"
     """embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE or human"""
@@ -44,7 +44,7 @@ class _Pair:
     """what the policy sees of earlier turns: none, last-K, first+last-K or all"""
     select: Literal["last", "best"] = "last"
     """whose mask is the result: the last one, or the best by the tool's own score"""
-    verbs: tuple[str, ...] | None = None
+    verbs: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[VERB ...]")] = None
     """actions beyond clicks and Terminate: undo, box; by default those that the policy was taught"""
     retries: int = 1
     """further attempts after a text that cannot be executed"""
@@ -78,9 +78,9 @@ class _Pair:
 class Segment:
     """Find one thing in one picture and write mask, overlay, episode and report."""
 
-    image: Annotated[Path, tyro.conf.Positional]
+    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """PNG, JPEG, TIFF, BMP, one DICOM file, or a NIfTI volume with --axis and --index"""
-    instruction: Annotated[str, tyro.conf.Positional]
+    instruction: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INSTRUCTION")]
     """what to find, such as "Find the liver" """
     out: Path = Path("ibisagent-out")
     """folder for the results"""
@@ -111,7 +111,7 @@ class Demo:
 class Replay:
     """Rebuild every picture of recorded episodes and verify every mask."""
 
-    episode: Annotated[Path, tyro.conf.Positional]
+    episode: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EPISODE")]
     """an episode.jsonl"""
     tool: str = "recorded"
     """the tool to make the masks with; by default the recorded one, where it ships with ibisagent"""
