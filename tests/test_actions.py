@@ -97,7 +97,10 @@ def test_texts_without_exactly_one_action(text: str, failure: ParseFailure) -> N
         ("<action> Positive Point (0.5, 0.5) </action> <think> a </think>", FormatFault.MISPLACED_THINK),
         ("<think> a </think> <action> Terminate </action>", FormatFault.MISSING_ANSWER),
         (GOOD + " <answer> early </answer>", FormatFault.MISPLACED_ANSWER),
-        ("<think> a </think> <answer> b </answer> <action> Terminate </action>", FormatFault.MISPLACED_ANSWER),
+        (
+            "<think> a </think> <answer> b </answer> <action> Terminate </action>",
+            FormatFault.MISPLACED_ANSWER,
+        ),
         (STOP + "<answer> c </answer>", FormatFault.SEVERAL_ANSWERS),
         ("Sure! " + GOOD, FormatFault.TEXT_OUTSIDE_TAGS),
         (GOOD + " done", FormatFault.TEXT_OUTSIDE_TAGS),
@@ -127,7 +130,9 @@ def test_format_text_is_canonical_and_guards_itself() -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.booleans())
-def test_every_click_survives_text_within_half_of_the_last_decimal(x: float, y: float, positive: bool) -> None:
+def test_every_click_survives_text_within_half_of_the_last_decimal(
+    x: float, y: float, positive: bool
+) -> None:
     click = parse(format_text("a", Click(x, y, positive))).action
     assert isinstance(click, Click) and click.positive == positive
     assert abs(click.x - x) <= 0.5e-4 + 1e-12 and abs(click.y - y) <= 0.5e-4 + 1e-12
@@ -167,7 +172,9 @@ def test_a_hundred_thousand_random_and_mutated_texts_parse_or_fail_by_name() -> 
             text = "".join(rng.choice(PIECES) for _ in range(rng.randrange(12)))
         elif index % 3 == 1:
             verb = rng.choice(["Positive Point", "Negative Point", "Box", "Undo", "Go"])
-            numbers = ", ".join(rng.choice(["0.5", "2", "1e3", "", "0.7"]) for _ in range(rng.randrange(1, 6)))
+            numbers = ", ".join(
+                rng.choice(["0.5", "2", "1e3", "", "0.7"]) for _ in range(rng.randrange(1, 6))
+            )
             text = f"<think> a </think> <action> {verb} ({numbers}) </action>" * rng.choice([1, 1, 1, 2])
         else:
             letters = list(rng.choice([GOOD, STOP]))
@@ -192,7 +199,9 @@ def test_any_unicode_text_gets_a_verdict(text: str) -> None:
     assert (parsed.action is None) != (parsed.failure is None)
 
 
-@pytest.mark.parametrize("unit", ["<action>", "(", "<think> ", "Positive Point (" + " " * 50, "< " * 3, "</action>"])
+@pytest.mark.parametrize(
+    "unit", ["<action>", "(", "<think> ", "Positive Point (" + " " * 50, "< " * 3, "</action>"]
+)
 def test_reading_time_grows_with_length_only(unit: str) -> None:
     began = time.process_time()
     parse(unit * (200_000 // len(unit)))
