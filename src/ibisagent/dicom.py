@@ -219,7 +219,11 @@ def _decode(
         )
     if uid.is_encapsulated:
         _check_encapsulated(data_set, uid, number, count, file)
-    options: dict[str, Any] = {"view_only": True, "allow_excess_frames": False}
+    options: dict[str, Any] = {
+        "view_only": True,
+        "allow_excess_frames": False,
+        "correct_unused_bits": False,  # pydicom's correction takes the high bit for granted
+    }
     try:
         array, said = decoder.as_array(data_set, index=number, raw=True, **options)
     except RuntimeError:  # pydicom's word for: every plugin failed

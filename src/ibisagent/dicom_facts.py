@@ -94,7 +94,9 @@ def _window_function(function: str, centre: float, width: float) -> Display | No
     if function == "LINEAR_EXACT" and width > 0:
         return lambda values: (values.astype(np.float64) - centre) / width + 0.5
     if function == "SIGMOID" and width > 0:
-        return lambda values: 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+        return lambda values: (
+            1 / (1 + np.exp(np.clip(-4 * (values.astype(np.float64) - centre) / width, -700, 700)))
+        )
     return None
 
 
