@@ -1,0 +1,1 @@
+"""Training: the reward audit, and the pure parts of reinforcement learning (advantages, loss)."""

@@ -1,0 +1,58 @@
+"""Advantages relative to the group, as pure functions of rewards (METHOD section 6).
+
+A group holds the rollouts of one sample. A rollout that left its group (`EpisodeReward.excluded`)
+is None here and stays None: it neither counts nor trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NO_SPREAD = 1e-9  # a standard deviation below this is rounding, and counts as 0
+
+
+def spread(rewards: Sequence[float | None]) -> float:
+    """Standard deviation (over the group, not an estimate beyond it) of the rewards that count.
+
+    0 where the group has nothing to learn from: all alike, a single one, or none left.
+    """
+    counted = [reward for reward in rewards if reward is not None]
+    deviation = float(np.std(counted)) if counted else 0.0
+    return deviation if deviation > NO_SPREAD else 0.0
+
+
+def group_advantages(rewards: Sequence[float | None]) -> list[float | None]:
+    """A_i = (r_i - mean) / std over the group, 0 where std is 0; None for those that left.
+
+    DeepSeekMath (Shao et al. 2024), section 4.1.2, outcome supervision.
+    """
+    counted = [reward for reward in rewards if reward is not None]
+    deviation = spread(rewards)
+    if deviation == 0:
+        return [None if reward is None else 0.0 for reward in rewards]
+    mean = float(np.mean(counted))
+    return [None if reward is None else (reward - mean) / deviation for reward in rewards]
+
+
+def text_advantages(rewards: Sequence[Sequence[float] | None]) -> list[list[float] | None]:
+    """An advantage for every policy text of every rollout: credit per turn.
+
+    `rewards[i]` are rollout i's rewards text by text (failed attempts included), as `shaped` gives
+    them, which add up to its total. A text earns what follows from it on: its own reward and all
+    later ones. From that the group's mean at the same text is taken, where rollouts that have
+    ended count with the 0 that they still earn; the scale is the spread of the totals. So the
+    first text has the advantage of `group_advantages`, and a text that comes after the gain was
+    made is not praised for it.
+    """
+    totals = [None if texts is None else float(sum(texts)) for texts in rewards]
+    counted = [texts for texts in rewards if texts is not None]
+    deviation = spread(totals)
+    if deviation == 0:
+        return [None if texts is None else [0.0] * len(texts) for texts in rewards]
+    to_go = np.zeros((len(counted), max(map(len, counted))))  # rollout x text
+    for row, texts in zip(to_go, counted, strict=True):
+        row[: len(texts)] = np.cumsum(np.asarray(texts, float)[::-1])[::-1]
+    scaled = iter((to_go - to_go.mean(axis=0)) / deviation)
+    return [None if texts is None else next(scaled)[: len(texts)].tolist() for texts in rewards]

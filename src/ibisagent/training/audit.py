@@ -1,0 +1,321 @@
+"""`ibisagent train audit`: no scripted cheat may earn what the oracle earns.
+
+Oracle and cheats (policies/scripted.py) play the same real samples through the true environment;
+every episode is scored under the default profile and, beside it, under `paper`. The audit fails
+where a cheat's 95 % interval reaches the oracle's under the default profile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ibisagent.errors import InputError
+from ibisagent.rewards import PROFILES, score_episode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ibisagent.datasets.biomedparse import PictureRecord
+    from ibisagent.environment import Settings
+    from ibisagent.types import Episode, Prompt, Sample, Tool, ToolReply, ToolRequest
+
+ORACLE = "oracle"
+NO_CHEATS = frozenset({ORACLE, "noisy-oracle"})  # rules that try their best
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class TrainAudit:
+    """Check on real pictures that no scripted cheat earns as much reward as the oracle."""
+
+    samples: int = 240
+    """how many, spread evenly over the sets"""
+    absent: float = 0.15
+    """the share of samples whose target is known not to be in the picture"""
+    tool: str = "classical"
+    """the tool that answers the clicks, as for segment"""
+    start: Literal["none", "proposal"] = "none"
+    """where episodes start"""
+    data: Path | None = None
+    """folder of sets in the layout of BiomedParseData; by default IBISAGENT_DATA or ../shared/data"""
+    max_turns: int = 20
+    """at most so many turns"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    seed: int = 0
+    """of the draw of samples, of the rules and of the intervals"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode of one rule, as far as the audit needs it."""
+
+    dataset: str
+    patient: str
+    rewards: Mapping[str, float] | None  # by profile; None: the episode is excluded
+    iou: float
+    turns: int
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rule over all samples."""
+
+    rule: str
+    rewards: Mapping[str, Estimate]  # by profile
+    iou: float
+    turns: float
+    terminated: float  # share
+    excluded: int  # episodes that ended by an outside fault
+
+
+def run(command: TrainAudit) -> int:
+    """Play, print the table, and return 0 where the default profile holds, else 1.
+
+    Raises InputError for data or a tool that cannot be used.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from ibisagent.datasets.biomedparse import data_root
+    from ibisagent.environment import Settings
+    from ibisagent.policies.scripted import RULES
+    from ibisagent.tools import load_tool
+    from ibisagent.types import BASE_VERBS, Verb
+
+    if command.samples < 1 or not 0 <= command.absent < 1 or command.max_turns < 1:
+        raise InputError(
+            "--samples and --max-turns are at least 1, --absent is a share below 1",
+            f"{command.samples}, {command.max_turns}, {command.absent:g}",
+        )
+    records = draw_cases(data_root(command.data), command.samples, command.absent, command.seed)
+    settings = Settings(
+        max_turns=command.max_turns,
+        verbs=BASE_VERBS | {Verb.UNDO},
+        start=command.start,
+        seed=command.seed,
+    )
+    rules = [rule for rule in RULES if rule == ORACLE or rule not in NO_CHEATS]
+    tool = load_tool(command.tool, device=command.device)
+    cases = track(records, "playing", console=Console(stderr=True), transient=True)
+    played = play(_read(cases), rules, tool, settings)
+    rows = [summarise(rule, played[rule], command.seed) for rule in rules]
+    absent = sum(bool(record.absent) for record in records)
+    console = Console(width=120, highlight=False)
+    console.print(
+        f"{len(records)} training samples of {len({record.dataset for record in records})} sets, "
+        f"{absent} of them absent targets; tool {tool.name}, start {command.start}, "
+        f"at most {command.max_turns} turns, seed {command.seed}"
+    )
+    console.print(_table(rows))
+    winners = cheats_that_win(rows, "shaped")
+    shown = ", ".join(winners) or "none"
+    console.print(f"shaped (default): cheats whose interval reaches the oracle's: {shown}")
+    console.print(f"paper (for comparison): {', '.join(cheats_that_win(rows, 'paper')) or 'none'}")
+    return 1 if winners else 0
+
+
+# --- samples ------------------------------------------------------------------------------------
+
+
+def draw_cases(root: Path, count: int, absent: float, seed: int) -> list[PictureRecord]:
+    """`count` records of one case each, from the training patients of the training split.
+
+    Present targets come evenly from all sets; absent ones, a share of `absent`, evenly from those
+    sets whose index lists any, where none does only present ones are drawn. Which cases is a
+    function of `seed` and the case alone. Raises InputError where there are too few.
+    """
+    from ibisagent.datasets.biomedparse import list_datasets, read_index, split_of
+
+    present: list[list[PictureRecord]] = []
+    missing: list[list[PictureRecord]] = []
+    for dataset in list_datasets(root):
+        records = [
+            record for record in read_index(root, dataset, "train") if split_of(record.patient) == "train"
+        ]
+        present.append([replace(r, targets=(target,), absent=()) for r in records for target in r.targets])
+        missing.append([replace(r, targets=(), absent=(name,)) for r in records for name in r.absent])
+    lost = _evenly(missing, round(count * absent), seed)
+    drawn = _evenly(present, count - len(lost), seed) + lost
+    if len(drawn) < count:
+        raise InputError("the data must hold enough training cases", len(drawn), f"ask for less than {count}")
+    return drawn
+
+
+def _evenly(pools: Sequence[list[PictureRecord]], count: int, seed: int) -> list[PictureRecord]:
+    """Up to `count` cases, one from each pool by turns, in an order keyed by seed and case."""
+
+    def key(record: PictureRecord) -> bytes:
+        names = [target.target for target in record.targets] or record.absent
+        return hashlib.sha256(f"{seed}/{record.dataset}/{record.stem}/{names[0]}".encode()).digest()
+
+    queues = [sorted(pool, key=key, reverse=True) for pool in pools]
+    drawn: list[PictureRecord] = []
+    while len(drawn) < count and any(queues):
+        drawn += [queue.pop() for queue in queues if queue]
+    return drawn[:count]
+
+
+def _read(records: Iterable[PictureRecord]) -> Iterator[Sample]:
+    from ibisagent.datasets.biomedparse import samples_of
+
+    for record in records:
+        yield from samples_of(record, absent=True)
+
+
+# --- playing ------------------------------------------------------------------------------------
+
+
+def play(
+    samples: Iterable[Sample], rules: Sequence[str], tool: Tool, settings: Settings
+) -> dict[str, list[Played]]:
+    """Every rule on every sample, sample by sample: episodes by rule, in the order of the samples."""
+    from ibisagent.policies.scripted import RULES, ScriptedPolicy
+    from ibisagent.rollout import collect, rollout
+    from ibisagent.types import View
+
+    played: dict[str, list[Played]] = {rule: [] for rule in rules}
+    for sample in samples:
+        assert sample.truth is not None, "data sets bring true masks"
+        remembered = _Remembered(tool)
+        for rule in rules:
+            policy = ScriptedPolicy(rule, RULES[rule], {sample.sample_id: sample.truth})
+            policy.view = View(max_pixels=1024)  # rules read the mask in the picture frame, no picture
+            [episode] = collect(rollout([sample], policy, remembered, settings))
+            played[rule].append(_played(sample, episode))
+    return played
+
+
+def _played(sample: Sample, episode: Episode) -> Played:
+    from ibisagent.masks import iou
+    from ibisagent.types import EpisodeStatus
+
+    assert sample.truth is not None
+    scored = {name: score_episode(episode, profile).total for name, profile in PROFILES.items()}
+    rewards = {name: total for name, total in scored.items() if total is not None}
+    last = episode.turns[-1].mask if episode.turns else None
+    return Played(
+        dataset=sample.dataset or "",
+        patient=sample.patient or sample.sample_id,
+        rewards=rewards or None,
+        iou=iou(np.zeros_like(sample.truth) if last is None else last, sample.truth),
+        turns=len(episode.turns),
+        terminated=episode.status is EpisodeStatus.TERMINATED,
+    )
+
+
+class _Remembered:
+    """A tool that answers the same request once: many rules begin with the same clicks."""
+
+    def __init__(self, tool: Tool) -> None:
+        self._tool = tool
+        self.name = tool.name
+        self.prompts: frozenset[Prompt] = tool.prompts
+        self.set_image = tool.set_image
+        self.propose = tool.propose
+        self.fingerprint = tool.fingerprint
+        self._replies: dict[tuple[object, ...], ToolReply] = {}
+
+    def predict(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
+        return [self._reply(request) for request in requests]
+
+    def _reply(self, request: ToolRequest) -> ToolReply:
+        arrays = [
+            None if array is None else array.tobytes()
+            for array in (request.low_res_logits, request.start_mask)
+        ]
+        key = (request.picture.content_id, request.clicks, request.boxes, request.instruction, *arrays)
+        if key not in self._replies:
+            [reply] = self._tool.predict([request])
+            if reply.error is not None:
+                return reply
+            self._replies[key] = reply
+        return self._replies[key]
+
+
+# --- summing up ---------------------------------------------------------------------------------
+
+
+def estimate(values: Sequence[float], sets: Sequence[str], patients: Sequence[str], seed: int) -> Estimate:
+    """Mean over cases with the 95 % percentile bootstrap over patients, stratified by set.
+
+    The three sequences run in parallel, one entry a case, at least one. Patients are drawn with
+    replacement within their set and bring all their cases.
+    """
+    from ibisagent.seeding import generator_for
+
+    generator = generator_for(seed, "audit interval")
+    clusters: dict[str, dict[str, list[float]]] = {}
+    for value, dataset, patient in zip(values, sets, patients, strict=True):
+        clusters.setdefault(dataset, {}).setdefault(patient, []).append(value)
+    totals, counts = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    for dataset in sorted(clusters):
+        groups = [clusters[dataset][patient] for patient in sorted(clusters[dataset])]
+        drawn = generator.integers(len(groups), size=(RESAMPLES, len(groups)))
+        totals += np.array([sum(group) for group in groups])[drawn].sum(axis=1)
+        counts += np.array([len(group) for group in groups])[drawn].sum(axis=1)
+    low, high = np.quantile(totals / counts, [0.025, 0.975])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
+def summarise(rule: str, played: Sequence[Played], seed: int) -> Row:
+    """One row of the table. Raises InputError where no episode could be scored."""
+    counted = [(one, one.rewards) for one in played if one.rewards is not None]
+    if not counted:
+        raise InputError(
+            "the audit needs episodes that end by the policy", "tool errors only", "check --tool"
+        )
+    sets, patients = [one.dataset for one, _ in counted], [one.patient for one, _ in counted]
+    return Row(
+        rule=rule,
+        rewards={
+            profile: estimate([rewards[profile] for _, rewards in counted], sets, patients, seed)
+            for profile in PROFILES
+        },
+        iou=float(np.mean([one.iou for one, _ in counted])),
+        turns=float(np.mean([one.turns for one, _ in counted])),
+        terminated=float(np.mean([one.terminated for one, _ in counted])),
+        excluded=len(played) - len(counted),
+    )
+
+
+def cheats_that_win(rows: Sequence[Row], profile: str) -> list[str]:
+    """The rules whose interval reaches the oracle's; the first row is the oracle's."""
+    oracle = rows[0]
+    assert oracle.rule == ORACLE, "the oracle comes first"
+    bar = oracle.rewards[profile].low
+    return [row.rule for row in rows[1:] if row.rewards[profile].high >= bar]
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    from rich.table import Table
+
+    table = Table("rule", "reward, shaped", "reward, paper", "IoU", "turns", "terminated", "excluded")
+    winners = {profile: cheats_that_win(rows, profile) for profile in rows[0].rewards}
+    for row in rows:
+        rewards = [
+            f"{row.rewards[profile]}{' !' if row.rule in winners[profile] else ''}"
+            for profile in ("shaped", "paper")
+        ]
+        figures = f"{row.iou:.3f}", f"{row.turns:.1f}", f"{row.terminated:.0%}", str(row.excluded)
+        table.add_row(row.rule, *rewards, *figures)
+    return table
