@@ -1,0 +1,1 @@
+"""Measuring: runs over data sets, named metrics with intervals, comparisons, reports."""

@@ -1,0 +1,294 @@
+"""`ibisagent evaluate`: every case of a data set through the one loop, then summary and report.
+
+Left out on purpose: training, choosing of anything, and resizing of masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ibisagent.errors import InputError
+from ibisagent.evaluation.pair import PairOptions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibisagent.evaluation.cases import Task
+    from ibisagent.evaluation.workers import Done, Mark, Wrap
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a policy and a tool on data sets: samples.jsonl, summary.json and report.html."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """folder of data sets in the layout of BiomedParseData, or one such set"""
+    split: str = "test"
+    """test, train, or val: a tenth of the training patients, which train then leaves out"""
+    out: Path = Path("ibisagent-evaluation")
+    """folder for the results; the same command continues a run that was stopped"""
+    datasets: tuple[str, ...] = ()
+    """only these sets"""
+    per_set: int | None = None
+    """at most so many cases of each set, drawn by hash"""
+    absent: bool = False
+    """ask also for the targets that the data set lists as absent from a picture"""
+    instruction: str = "Find the {target} in this image."
+    """what is asked; {target} is filled in"""
+    batch_size: int = 8
+    """episodes that advance together"""
+    workers: int = 1
+    """processes; more than one use one thread each"""
+    shard: str | None = None
+    """k/n: only the k-th of n shares of the pictures; shares in one folder make one result"""
+    empty: Literal["one", "zero", "skip"] = "one"
+    """what IoU and Dice are where both masks are empty"""
+    missing: Literal["zero", "skip"] = "zero"
+    """what a case without a prediction counts"""
+    pair: Annotated[PairOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=PairOptions)
+
+
+def run(command: Evaluate) -> int:
+    """Run what is not done yet, then write summary and report. Returns the exit code, 0.
+
+    Raises InputError for options or data that cannot be used, or a folder of another run.
+    """
+    from rich.console import Console
+
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    summary = evaluate(command, screen)
+    if summary is not None:
+        show(summary, screen)
+        for name in ("samples.jsonl", "summary.json", "report.html"):
+            if (command.out / name).exists():
+                print(f"{name.partition('.')[0]}: {command.out / name}")
+    return 0
+
+
+def evaluate(
+    command: Evaluate, screen: Console | None = None, wrap: Wrap | None = None
+) -> dict[str, Any] | None:
+    """The summary of a run, made as far as it was not there; None while other shards are missing.
+
+    `wrap` puts a baseline around the policy (module-level, since worker processes load it).
+    """
+    from ibisagent.evaluation.cases import plan, shard
+    from ibisagent.evaluation.samples import claim, mend, read_lines, samples_file
+
+    share = _shard(command)
+    _check(command)
+    tasks = plan(
+        command.data, command.split, command.datasets, absent=command.absent, per_set=command.per_set
+    )
+    planned = sorted(name for task in tasks for name in task.case_ids())
+    try:
+        command.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("--out is a folder that can be written to", error.strerror) from None
+    digest = hashlib.sha256("\n".join(planned).encode()).hexdigest()[:16]
+    facts = {
+        "split": command.split,
+        "cases": len(planned),
+        "case_list": digest,
+        "instruction": command.instruction,
+    }
+    claim(command.out, "data", facts)
+    file = samples_file(command.out, share)
+    mend(file)
+    done = {record["case"] for record in read_lines(command.out)}
+    waiting = _waiting(tasks if share is None else shard(tasks, *share), done)
+    began = time.perf_counter()
+    _finish(command, waiting, file, len(done & set(planned)), screen, wrap)
+    seconds = time.perf_counter() - began
+    count = sum(len(task.targets) for task in waiting)
+    return _write_summary(command, planned, tasks, (count, seconds), screen)
+
+
+def _check(command: Evaluate) -> None:
+    for name, value in (("batch-size", command.batch_size), ("workers", command.workers)):
+        if value < 1:
+            raise InputError(f"--{name} is at least 1", value)
+    if command.per_set is not None and command.per_set < 1:
+        raise InputError("--per-set is at least 1", command.per_set)
+    try:
+        command.instruction.format(target="liver")
+    except (KeyError, IndexError, ValueError):
+        raise InputError("--instruction holds no braces but {target}", command.instruction) from None
+    if command.pair.policy == "human":
+        raise InputError("a whole data set is not asked of a person", "human", "name another --policy")
+
+
+def _shard(command: Evaluate) -> tuple[int, int] | None:
+    if command.shard is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", command.shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError("--shard is k/n with 1 <= k <= n", command.shard, "write for example 1/4")
+    return int(match[1]), int(match[2])
+
+
+def _waiting(tasks: Sequence[Task], done: set[str]) -> list[Task]:
+    """What is left of the tasks when finished cases are taken out."""
+    left = [
+        replace(
+            task,
+            targets=tuple(
+                target for target, name in zip(task.targets, task.case_ids(), strict=True) if name not in done
+            ),
+        )
+        for task in tasks
+    ]
+    return [task for task in left if task.targets]
+
+
+def _finish(
+    command: Evaluate,
+    waiting: Sequence[Task],
+    file: Path,
+    done: int,
+    screen: Console | None,
+    wrap: Wrap | None,
+) -> None:
+    """Run the waiting cases and write each line as it comes. The pair is checked in any case."""
+    from ibisagent.evaluation.samples import claim
+    from ibisagent.evaluation.workers import Mark, Work, run_here, run_processes
+
+    work = Work(command.pair, command.instruction, command.batch_size, wrap)
+    count = sum(len(task.targets) for task in waiting)
+    workers = min(command.workers, len(waiting))
+    messages = run_processes(waiting, work, workers) if workers > 1 else run_here(waiting, work)
+    with file.open("ab", buffering=0) as lines:
+        for message in _shown(messages, count, done, screen):
+            if isinstance(message, Mark):
+                claim(command.out, "pair", message.facts)
+            else:
+                lines.write(message.line.encode())
+
+
+def _shown(
+    messages: Iterator[Mark | Done], count: int, done: int, screen: Console | None
+) -> Iterator[Mark | Done]:
+    """The messages, with a live line: done, rate, time left, mean IoU of what came in so far."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ibisagent.evaluation.workers import Done
+
+    if screen is None:
+        yield from messages
+        return
+    if done:
+        screen.print(f"{done} cases are done already; {count} to do")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[iou]}"),
+    )
+    ious: list[float] = []
+    began = time.perf_counter()
+    with Progress(*columns, console=screen, transient=True) as progress:
+        bar = progress.add_task("cases", total=count, rate="", iou="")
+        for message in messages:
+            yield message
+            if isinstance(message, Done):
+                ious += [message.iou] if message.iou is not None else []
+                finished = progress.tasks[0].completed + 1
+                rate = f"{finished / (time.perf_counter() - began):.2f}/s"
+                mean = f"mean IoU {sum(ious) / len(ious):.3f}" if ious else ""
+                progress.update(bar, advance=1, rate=rate, iou=mean)
+
+
+def _write_summary(
+    command: Evaluate,
+    planned: Sequence[str],
+    tasks: Sequence[Task],
+    timing: tuple[int, float],
+    screen: Console | None,
+) -> dict[str, Any] | None:
+    """Summary and report, once every planned case is there."""
+    from ibisagent.evaluation.measures import Policies
+    from ibisagent.evaluation.report import evaluation_html
+    from ibisagent.evaluation.samples import read_run, read_scores, write_json
+    from ibisagent.evaluation.summary import SCHEMA, summarize
+    from ibisagent.rollout import host_record
+
+    scores = read_scores(command.out)
+    missing = len(planned) - len({score.case for score in scores} & set(planned))
+    if missing:
+        if screen is not None:
+            screen.print(
+                f"{missing} of {len(planned)} cases belong to other shards; the summary comes with the last"
+            )
+        return None
+    scores = [score for score in scores if score.case in set(planned)]
+    count, seconds = timing
+    summary = {
+        "schema": SCHEMA,
+        "run": read_run(command.out),
+        **summarize(scores, Policies(command.empty, command.missing)),
+        "times": {
+            "cases_of_last_call": count,
+            "seconds_of_last_call": round(seconds, 3),
+            "workers": command.workers,
+            "batch_size": command.batch_size,
+            "peak_memory_of_one_process_mb": _peak_memory(),
+        },
+        "host": host_record(),
+    }
+    write_json(command.out / "summary.json", summary)
+    page = evaluation_html(summary, command.out, tasks, command.instruction)
+    (command.out / "report.html").write_text(page, encoding="utf-8")
+    return summary
+
+
+def _peak_memory() -> float | None:
+    """Megabytes of the largest process so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def show(summary: dict[str, Any], screen: Console) -> None:
+    """The aggregates and the figures by set as tables on the screen."""
+    from rich.table import Table
+
+    pair = summary["run"]["pair"]
+    table = Table("metric", "value", "95 % interval", "n", "left out")
+    for metric in summary["metrics"]:
+        out = ", ".join(f"{count} {reason}" for reason, count in metric["left_out"].items())
+        table.add_row(metric["name"], *figure(metric), str(metric["n"]), out)
+    screen.print(f"[bold]{pair['policy']}[/] with [bold]{pair['tool']}[/], start {pair['settings']['start']}")
+    screen.print(table)
+    sets = Table("set", "cases", "mean IoU", "95 % interval", "first click inside", "turns")
+    for name, row in summary["by_set"].items():
+        iou = row["mean IoU"]
+        sets.add_row(
+            name, str(iou["n"]), *figure(iou), figure(row["first click inside"])[0], figure(row["turns"])[0]
+        )
+    screen.print(sets)
+    statuses = ", ".join(f"{name} {count}" for name, count in summary["statuses"].items())
+    screen.print(f"statuses: {statuses}")
+
+
+def figure(metric: dict[str, Any]) -> tuple[str, str]:
+    """Value and interval of a metric as text."""
+    if metric["value"] is None:
+        return "-", ""
+    digits = 4 if metric["unit"] == "" else 2
+    if metric["low"] is None:
+        return f"{metric['value']:.{digits}f}", ""
+    return f"{metric['value']:.{digits}f}", f"{metric['low']:.{digits}f} to {metric['high']:.{digits}f}"

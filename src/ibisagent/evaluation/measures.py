@@ -1,0 +1,285 @@
+"""The metrics of a run, each as columns per case and a statistic of their sums.
+
+Policies. `empty` says what IoU and Dice are where both masks are empty. `missing` says what a case
+without a prediction (outcome none) counts: "zero", or "skip" (left out, with the episode's status
+as reason). Metrics of overlap, surfaces, objects and clicks are over cases whose target is
+present; where absent targets were asked for, "IoU with absent targets" is over all cases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ibisagent import metrics
+from ibisagent.evaluation.intervals import (
+    Resampler,
+    Statistic,
+    grouped_columns,
+    mean,
+    mean_columns,
+    mean_of_groups,
+)
+from ibisagent.evaluation.scoring import TOLERANCE, CaseScore
+from ibisagent.metrics import CLICK_LIMIT, OBJECT_IOU, Empty, Floats
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of precision
+GOALS = (0.80, 0.85, 0.90)  # of NoC
+
+Missing = Literal["zero", "skip"]
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What the metrics do where their formulas leave it open; written into every summary."""
+
+    empty: Empty = "one"
+    missing: Missing = "zero"
+    resize: Literal["refuse"] = "refuse"  # masks are made on the truth's grid
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One aggregate."""
+
+    name: str
+    value: float | None  # None: not defined for these cases
+    low: float | None  # 95 % interval
+    high: float | None
+    n: int  # cases that count
+    left_out: dict[str, int]  # reason -> cases
+    unit: str = ""
+    better: Better = "higher"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric before it is aggregated: columns per case, and a statistic of their sums."""
+
+    name: str
+    columns: Floats  # cases x K; zeros where a case is left out
+    statistic: Statistic
+    reasons: list[str]  # per case: "" counts, else why it is left out
+    unit: str = ""
+    better: Better = "higher"
+
+    def evaluate(self, resampler: Resampler) -> Metric:
+        interval = resampler.interval(self.columns, self.statistic)
+        out = Counter(reason for reason in self.reasons if reason)
+        return Metric(
+            self.name,
+            interval.value,
+            interval.low,
+            interval.high,
+            self.reasons.count(""),
+            dict(sorted(out.items())),
+            self.unit,
+            self.better,
+        )
+
+
+def measures(cases: Sequence[CaseScore], policies: Policies) -> list[Measure]:
+    """Every metric over `cases`, in the order in which tables show them."""
+    found = Builder(cases, policies)
+    ious, dices = found.overlaps("iou"), found.overlaps("dice")
+    found.means("mean IoU", ious)
+    found.grouped("set-macro IoU", ious, [case.dataset for case in cases])
+    found.grouped("class-macro IoU", ious, [case.target for case in cases])
+    found.pooled("cIoU", lambda case: (case.intersection, _union(case)))
+    found.means("mean Dice", dices)
+    found.grouped("set-macro Dice", dices, [case.dataset for case in cases])
+    found.grouped("class-macro Dice", dices, [case.target for case in cases])
+    found.pooled("cDice", lambda case: (2 * case.intersection, case.truth_pixels + _predicted(case)))
+    for threshold in THRESHOLDS:
+        reached = [None if value is None else float(value >= threshold) for value in ious]
+        found.means(f"precision@{threshold:g}", reached)
+    found.surfaces()
+    found.objects()
+    for goal in GOALS:
+        clicks = [metrics.number_of_clicks(case.ious_by_click() or (0.0,), goal) for case in cases]
+        found.means(f"NoC@{100 * goal:.0f}", [float(n) for n, _ in clicks], "clicks", "lower")
+        failed = [float(not reached) for _, reached in clicks]
+        found.means(f"failures of NoC@{100 * goal:.0f}", failed, better="lower")
+    found.means(f"area under IoU to {CLICK_LIMIT} clicks", [_area(case) for case in cases])
+    found.clicks()
+    found.calibration()
+    found.presence()
+    found.means("turns", [float(case.turns) for case in cases], "turns", "lower")
+    found.means("tokens", [float(case.tokens) for case in cases], "tokens", "lower")
+    found.means(
+        "seconds of policy and tool",
+        [case.policy_seconds + case.tool_seconds for case in cases],
+        "s",
+        "lower",
+    )
+    return found.measures
+
+
+class Builder:
+    """Collects measures over one list of cases under one set of policies."""
+
+    def __init__(self, cases: Sequence[CaseScore], policies: Policies) -> None:
+        self.measures: list[Measure] = []
+        self._cases = cases
+        self._policies = policies
+        self._reasons = [self._reason(case) for case in cases]
+
+    def _reason(self, case: CaseScore) -> str:
+        """Why a case counts in no metric of present targets."""
+        return case.unreadable or ("" if case.present else "target absent")
+
+    def _missing(self, case: CaseScore) -> str:
+        skips = self._policies.missing == "skip" and case.predicted_pixels is None
+        return f"no prediction: {case.status}" if skips and not case.unreadable else ""
+
+    def overlaps(self, name: Literal["iou", "dice"]) -> list[float | None]:
+        """Per case the value of IoU or Dice under both policies; None: left out."""
+        values: list[float | None] = []
+        for case in self._cases:
+            counts = case.overlap()
+            if counts is None:
+                values.append(None if self._missing(case) else 0.0)
+            else:
+                how = counts.iou if name == "iou" else counts.dice
+                values.append(how(self._policies.empty))
+        return values
+
+    def add(
+        self,
+        name: str,
+        columns: Floats,
+        statistic: Statistic,
+        reasons: Sequence[str],
+        unit: str = "",
+        better: Better = "higher",
+    ) -> None:
+        """Add a measure; rows with a reason are set to 0."""
+        counts = np.array([not reason for reason in reasons])
+        self.measures.append(
+            Measure(name, np.where(counts[:, None], columns, 0.0), statistic, list(reasons), unit, better)
+        )
+
+    def _why(self, values: Sequence[float | None], otherwise: str = "not defined") -> list[str]:
+        """Reasons where some cases have no value."""
+        return [
+            reason or ("" if value is not None else self._missing(case) or otherwise)
+            for case, reason, value in zip(self._cases, self._reasons, values, strict=True)
+        ]
+
+    def means(
+        self,
+        name: str,
+        values: Sequence[float | None],
+        unit: str = "",
+        better: Better = "higher",
+        otherwise: str = "not defined",
+    ) -> None:
+        """Mean over cases."""
+        self.add(name, mean_columns(values), mean, self._why(values, otherwise), unit, better)
+
+    def grouped(self, name: str, values: Sequence[float | None], groups: Sequence[str]) -> None:
+        """Mean over groups of their means."""
+        self.add(name, grouped_columns(values, groups), mean_of_groups, self._why(values))
+
+    def pooled(self, name: str, counts: Callable[[CaseScore], tuple[int, int]]) -> None:
+        """Sum over sum."""
+        columns = np.array([counts(case) for case in self._cases], float).reshape(-1, 2)
+        pairs = zip(self._cases, self._reasons, strict=True)
+        self.add(name, columns, mean, [reason or self._missing(case) for case, reason in pairs])
+
+    def surfaces(self) -> None:
+        """NSD, HD95 and ASSD in millimetres and in pixels, wherever there are some."""
+        units = {case.surface.unit for case in self._cases if case.surface} or {"px"}
+        for unit in sorted(units):
+            found = [
+                case.surface if case.surface and case.surface.unit == unit else None for case in self._cases
+            ]
+            why = f"a mask is empty, or distances are not in {unit}"
+            self.means(
+                f"NSD at {TOLERANCE:g} {unit}", [None if s is None else s.nsd for s in found], otherwise=why
+            )
+            self.means(f"HD95 ({unit})", [None if s is None else s.hd95 for s in found], unit, "lower", why)
+            self.means(f"ASSD ({unit})", [None if s is None else s.assd for s in found], unit, "lower", why)
+
+    def objects(self) -> None:
+        """F1 over the objects of all cases."""
+        rows = [case.objects if case.objects else (0, 0, 0) for case in self._cases]
+        reasons = self._why([None if case.objects is None else 1.0 for case in self._cases], "no prediction")
+        self.add(
+            f"detection F1 at IoU {OBJECT_IOU:g}, objects pooled",
+            np.array(rows, float).reshape(-1, 3),
+            lambda sums: metrics.f1_score(sums[..., 0], sums[..., 1], sums[..., 2]),
+            reasons,
+        )
+
+    def clicks(self) -> None:
+        """Where the policy clicks, and what a click brings."""
+        inside = [None if c.first_click_inside is None else float(c.first_click_inside) for c in self._cases]
+        self.means("first click inside", inside, otherwise="no click, or a negative one first")
+        shares = [(sum(case.clicks_in_error), len(case.clicks_in_error)) for case in self._cases]
+        columns = np.array(shares, float).reshape(-1, 2)
+        self.add("clicks in the error, clicks pooled", columns, mean, self._reasons)
+        gains = [_gain(case) for case in self._cases]
+        self.means("IoU gained a turn", gains, otherwise="no turn changed a mask")
+
+    def calibration(self) -> None:
+        """ECE of the tool's own score of the result."""
+        scores = [case.tool_score for case in self._cases]
+        reasons = self._why(scores, "no score of the tool's own")
+        qualities = [case.iou() for case in self._cases]
+        columns = metrics.calibration_columns([score or 0.0 for score in scores], qualities)
+        self.add("ECE of the tool's score", columns, metrics.calibration_error, reasons, better="lower")
+
+    def presence(self) -> None:
+        """Is the target there at all? Positive means present; a failed case is left out."""
+        rows, reasons = [], []
+        for case in self._cases:
+            said = bool(case.predicted_pixels)
+            rows.append([said and case.present, said and not case.present,
+                         not said and case.present, not said and not case.present])  # fmt: skip
+            none = f"no prediction: {case.status}" if case.predicted_pixels is None else ""
+            reasons.append(case.unreadable or none)
+        columns = np.array(rows, float).reshape(-1, 4)
+        self.add(
+            "sensitivity (presence)", columns, lambda s: metrics.sensitivity(s[..., 0], s[..., 2]), reasons
+        )
+        if all(case.present for case in self._cases):
+            return
+        self.add(
+            "specificity (presence)", columns, lambda s: metrics.specificity(s[..., 3], s[..., 1]), reasons
+        )
+        self.add(
+            "MCC (presence)",
+            columns,
+            lambda s: metrics.mcc(s[..., 0], s[..., 1], s[..., 2], s[..., 3]),
+            reasons,
+        )
+        values = self.overlaps("iou")
+        why = [
+            case.unreadable or ("" if value is not None else self._missing(case) or "both masks empty")
+            for case, value in zip(self._cases, values, strict=True)
+        ]
+        self.add("IoU with absent targets", mean_columns(values), mean, why)
+
+
+def _predicted(case: CaseScore) -> int:
+    return case.predicted_pixels or 0
+
+
+def _union(case: CaseScore) -> int:
+    return case.truth_pixels + _predicted(case) - case.intersection
+
+
+def _area(case: CaseScore) -> float:
+    return metrics.click_area(case.ious_by_click() or (0.0,))
+
+
+def _gain(case: CaseScore) -> float | None:
+    """IoU gained per turn that may change the mask."""
+    changing = sum(verb not in ("", "Terminate") for verb in case.turn_verbs)
+    return (case.ious[-1] - case.ious[0]) / changing if changing else None

@@ -1,0 +1,109 @@
+"""Options that name a policy and a tool and say how they run, and the agent that they load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ibisagent.errors import InputError
+
+if TYPE_CHECKING:
+    from ibisagent.agent import Agent
+    from ibisagent.types import Mask
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """Policy, tool and how they run, for whole data sets."""
+
+    policy: str = "embedded"
+    """embedded, qwen:PATH_OR_ID, chat:MODEL@URL or scripted:RULE"""
+    tool: str = "embedded"
+    """embedded, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID or medsam:PATH_OR_ID"""
+    start: Literal["auto", "none", "proposal"] = "auto"
+    """begin from no mask or from the tool's proposal; auto: a proposal where the tool takes text"""
+    max_turns: int = 20
+    """at most so many turns"""
+    history: str = "none"
+    """what the policy sees of earlier turns: none, last-K, first+last-K or all"""
+    select: Literal["last", "best"] = "last"
+    """whose mask is the result: the last one, or the best by the tool's own score"""
+    verbs: tuple[str, ...] | None = None
+    """actions beyond clicks and Terminate: undo, box; by default those that the policy was taught"""
+    retries: int = 1
+    """further attempts after a text that cannot be executed"""
+    system_prompt: Path | None = None
+    """a text file that replaces the system prompt"""
+    style: Literal["fill", "contour"] = "fill"
+    """how the mask is painted"""
+    time_limit: float | None = None
+    """seconds for one episode"""
+    seed: int = 0
+    """of everything that is drawn at random"""
+    adapter: str | None = None
+    """a LoRA adapter on top of a qwen policy"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16"""
+    temperature: float = 0.0
+    """of the policy; 0 is greedy"""
+    max_new_tokens: int = 512
+    """of one policy text"""
+    allow_upload: bool = False
+    """let a chat policy send pictures to another machine"""
+    point_to_box: float | None = None
+    """let a tool that takes only boxes answer clicks with a box of so many percent of the sides"""
+
+
+def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Agent:
+    """The agent that the options name. Raises InputError for an option that cannot be used.
+
+    `truths` (true masks by sample id) is for scripted rules that need them.
+    """
+    from ibisagent.agent import Agent
+    from ibisagent.policies import PolicyOptions
+    from ibisagent.types import BASE_VERBS, Verb
+
+    if options.max_turns < 1:
+        raise InputError("--max-turns is at least 1", options.max_turns)
+    if options.retries < 0:
+        raise InputError("--retries is at least 0", options.retries)
+    settings: dict[str, object] = {
+        "max_turns": options.max_turns,
+        "retries": options.retries,
+        "history": options.history,
+        "select": options.select,
+        "time_limit": options.time_limit,
+        "seed": options.seed,
+        "style": options.style,
+    }
+    if options.start != "auto":
+        settings["start"] = options.start
+    if options.verbs is not None:
+        names = {"undo": Verb.UNDO, "box": Verb.BOX}
+        unknown = [name for name in options.verbs if name.lower() not in names]
+        if unknown:
+            raise InputError("--verbs holds undo or box", ", ".join(unknown))
+        settings["verbs"] = BASE_VERBS | {names[name.lower()] for name in options.verbs}
+    if options.system_prompt is not None:
+        try:
+            settings["system"] = options.system_prompt.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("--system-prompt is a readable text file", type(error).__name__) from None
+    return Agent.load(
+        options.policy,
+        options.tool,
+        options=PolicyOptions(
+            adapter=options.adapter,
+            device=options.device,
+            dtype=options.dtype,
+            temperature=options.temperature,
+            max_new_tokens=options.max_new_tokens,
+            allow_upload=options.allow_upload,
+        ),
+        point_to_box=options.point_to_box,
+        truths=truths,
+        **settings,
+    )
