@@ -10,6 +10,7 @@ predictor does it; tests/tools/test_sam2.py holds the recorded comparison.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,23 @@ LOGIT_LIMIT = 32.0
 BOX_LABELS = (2, 3)  # how the prompt encoder marks a box's top left and bottom right corner
 
 
+class _NoPositions(torch.nn.Module):
+    """In place of the neck's sine positions: only video memory reads them, yet they cost time."""
+
+    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Positions of no channels, Bx0xhxw."""
+        return torch.empty((shape[0], 0, *shape[2:]), device=device, dtype=dtype)
+
+
 class Sam2Tool(SamFamilyTool):
     """One Sam2Model. Takes points, the last box, and its own logits or a start mask."""
 
     _model: Sam2Model
+
+    def __init__(self, model: Sam2Model, **options: Any) -> None:
+        """`options`: see SamFamilyTool."""
+        super().__init__(model, **options)
+        model.vision_encoder.neck.position_encoding = _NoPositions()
 
     def _frame(self, picture: Picture) -> Frame:
         return Frame.squashed(picture, self._size)
