@@ -1,0 +1,239 @@
+"""The packaged tool: frames, prompts, errors, equal runs, and what it does on real pictures."""
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+
+from ibisagent.datasets.biomedparse import iter_samples
+from ibisagent.errors import InputError
+from ibisagent.masks import iou
+from ibisagent.synthesis.clicks import next_click
+from ibisagent.tools.embedded import GRID, SIDE, EmbeddedTool, Frame
+from ibisagent.tools.embedded_model import (
+    NARROW,
+    NO_MASK,
+    OWN_LOGITS,
+    WIDE,
+    EmbeddedNetwork,
+    click_maps,
+)
+from ibisagent.types import Box, Click, Picture, Tool, ToolRequest
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return EmbeddedTool.load()
+
+
+def blob(height, width, row, column, radius):
+    y, x = np.mgrid[:height, :width]
+    return (y - row) ** 2 + (x - column) ** 2 <= radius**2
+
+
+def picture(seed=0, height=90, width=120, spacing=None):
+    rng = np.random.default_rng(seed)
+    grey = (
+        60 + 120 * blob(height, width, height / 2, width / 3, height / 5) + rng.normal(0, 5, (height, width))
+    )
+    return Picture(np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, 2), spacing=spacing)
+
+
+def test_is_a_tool_with_text(tool):
+    assert isinstance(tool, Tool)
+    assert tool.prompts == {"point", "mask", "text"}
+    assert len(tool.fingerprint()["weights"]) == 16
+
+
+# --- frames ---
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "spacing", "expected"),
+    [
+        (100, 200, None, (128, 256)),
+        (200, 100, None, (256, 128)),
+        (100, 100, (2.0, 1.0), (256, 128)),
+        (300, 484, (1.0, 1.0), (159, 256)),
+        (1, 1, None, (256, 256)),
+        (2, 8000, None, (1, 256)),
+    ],
+)
+def test_the_longest_side_in_millimetres_fills_the_frame(height, width, spacing, expected):
+    frame = Frame.of(Picture(np.zeros((height, width, 3), np.uint8), spacing=spacing))
+    assert (frame.height, frame.width) == expected
+
+
+def test_the_frame_image_is_normalised_and_zero_outside():
+    shown = picture()
+    image = Frame.of(shown).image(shown)
+    assert image.shape == (1, 4, SIDE, SIDE)
+    inside = image[0, :3, :192]
+    assert abs(inside.mean()) < 0.05
+    assert 0.6 < inside.std() < 1.0
+    assert (image[0, :, 192:] == 0).all()
+    assert (image[0, 3, :192] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "spacing"), [(90, 120, None), (700, 500, None), (64, 64, (3.0, 1.0))]
+)
+def test_a_mask_survives_the_way_into_the_frame_and_back(height, width, spacing):
+    mask = blob(height, width, height * 0.4, width * 0.6, min(height, width) / 4)
+    shown = Picture(np.zeros((height, width, 3), np.uint8), spacing=spacing)
+    frame = Frame.of(shown)
+    assert iou(frame.mask_of(frame.logits_of(mask), shown), mask) > 0.95
+
+
+def test_clicks_keep_their_place_in_the_frame():
+    shown = picture(height=100, width=200)
+    points = Frame.of(shown).clicks((Click(0.5, 0.5, True), Click(1.0, 1.0, False)))
+    assert points.tolist() == [[[0.5, 0.25, 1.0], [1.0, 0.5, -1.0]]]
+
+
+# --- the network ---
+
+
+def test_click_maps_are_gaussians_of_both_signs():
+    clicks = torch.tensor([[[0.25, 0.5, 1.0], [0.75, 0.5, -1.0], [0.0, 0.0, 0.0]]])
+    maps = click_maps(clicks, 64)
+    centre = (np.arange(64) + 0.5) / 64
+    for channel, x, sigma in ((0, 0.25, NARROW), (1, 0.25, WIDE), (2, 0.75, NARROW), (3, 0.75, WIDE)):
+        expected = np.exp(-((centre[None] - x) ** 2 + (centre[:, None] - 0.5) ** 2) / (2 * sigma**2))
+        np.testing.assert_allclose(maps[0, channel].numpy(), expected, atol=1e-5)
+    newest = maps[0, 4].numpy()
+    assert newest.min() < -0.9  # the last click is negative
+    assert newest.max() <= 0
+    assert click_maps(torch.zeros(2, 1, 3), 8).abs().max() == 0
+
+
+def test_rows_of_one_picture_are_decoded_as_if_alone():
+    torch.manual_seed(0)
+    network = EmbeddedNetwork(("a", "b")).eval()
+    image = torch.randn(2, 4, 64, 64)
+    clicks = torch.rand(4, 2, 3)
+    previous = torch.randn(4, 1, 32, 32)
+    kind, name = torch.tensor([NO_MASK, OWN_LOGITS, OWN_LOGITS, NO_MASK]), torch.tensor([0, 1, 2, 2])
+    with torch.inference_mode():
+        together, quality = network.decode(network.encode(image), clicks, previous, kind, name)
+        for i in range(4):
+            alone, score = network.decode(
+                network.encode(image[i // 2][None]),
+                clicks[i][None],
+                previous[i][None],
+                kind[i][None],
+                name[i][None],
+            )
+            torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(score[0], quality[i], atol=1e-4, rtol=1e-4)
+
+
+# --- requests ---
+
+
+def test_replies(tool):
+    shown = picture()
+    reply = tool.predict([ToolRequest(shown, (Click(1 / 3, 0.5, True),))])[0]
+    assert reply.error is None
+    assert reply.mask.shape == (90, 120)
+    assert reply.mask.dtype == bool
+    assert reply.low_res_logits.shape == (GRID, GRID)
+    assert reply.low_res_logits.dtype == np.float32
+    assert 0 <= reply.score <= 1
+    assert iou(reply.mask, blob(90, 120, 45, 40, 18)) > 0.7
+
+
+def test_a_reply_does_not_depend_on_the_batch_or_on_earlier_calls(tool):
+    requests = [
+        ToolRequest(picture(seed, 60 + 10 * seed, 90), (Click(0.3, 0.5, True), Click(0.9, 0.1, False)))
+        for seed in range(4)
+    ]
+    together = tool.predict(requests)
+    alone = [EmbeddedTool.load().predict([request])[0] for request in requests]
+    again = tool.predict(requests[::-1])[::-1]
+    for a, b, c in zip(together, alone, again):
+        assert (a.low_res_logits == b.low_res_logits).all()
+        assert (a.low_res_logits == c.low_res_logits).all()
+        assert a.score == b.score == c.score
+
+
+def test_a_picture_is_encoded_once(tool, monkeypatch):
+    shown, calls = picture(11), []
+    encode = tool.network.encode
+    monkeypatch.setattr(tool.network, "encode", lambda image: calls.append(1) or encode(image))
+    tool.set_image([shown, shown])
+    for _ in range(3):
+        tool.predict([ToolRequest(shown, (Click(0.5, 0.5, True),))])
+    assert len(calls) == 1
+
+
+def test_a_starting_mask_steers_the_answer(tool):
+    shown = Picture(np.full((80, 80, 3), 90, np.uint8))
+    start = blob(80, 80, 40, 40, 20)
+    reply = tool.predict([ToolRequest(shown, (Click(0.5, 0.5, True),), start_mask=start)])[0]
+    bare = tool.predict([ToolRequest(shown, (Click(0.5, 0.5, True),))])[0]
+    assert iou(reply.mask, start) > iou(bare.mask, start)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"instruction": "Find the unicorn"},
+        {"clicks": (Click(0.5, 0.5, True),), "boxes": (Box(0.1, 0.1, 0.2, 0.2),)},
+        {"clicks": (Click(0.5, 0.5, True),), "low_res_logits": np.zeros((64, 64), np.float32)},
+        {"start_mask": np.zeros((5, 5), bool)},
+    ],
+)
+def test_what_cannot_be_answered_is_an_error_for_that_request_alone(tool, change):
+    good = ToolRequest(picture(), (Click(0.5, 0.5, True),))
+    bad, fine = tool.predict([ToolRequest(picture(), **change), good])
+    assert bad.error
+    assert bad.mask is None
+    assert fine.error is None
+
+
+def test_proposals_need_a_known_name(tool):
+    known, unknown = tool.propose(
+        [ToolRequest(picture(), instruction=text) for text in ("Find the liver", "Find the spaceship")]
+    )
+    assert known.mask is not None
+    assert unknown.error
+    assert unknown.mask is None
+
+
+def test_weights_that_are_none_are_refused(tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(b"none")
+    for path in (tmp_path / "bad.safetensors", tmp_path / "missing.safetensors"):
+        with pytest.raises(InputError, match="weights"):
+            EmbeddedTool.load(path)
+
+
+def test_weights_can_lie_elsewhere(tool, tmp_path):
+    packaged = files("ibisagent") / "weights" / "embedded_tool.safetensors"
+    (tmp_path / "copy.safetensors").write_bytes(packaged.read_bytes())
+    assert EmbeddedTool.load(tmp_path / "copy.safetensors").fingerprint() == tool.fingerprint()
+
+
+# --- real pictures ---
+
+
+def test_real_pictures(tool, data_root):
+    """A few test cases of every set: clicks repair, and names propose."""
+    after, proposed = [], []
+    for name in ("BTCV", "HC18", "HyperKvasir", "ISIC2017", "MontgomeryCXR", "Sunnybrook"):
+        for k, sample in enumerate(iter_samples(data_root, [name], "test")):
+            if k == 4:
+                break
+            reply = tool.propose([ToolRequest(sample.picture, instruction=sample.instruction)])[0]
+            proposed.append(iou(sample.truth, reply.mask))
+            mask, logits, clicks = None, None, ()
+            for _ in range(5):
+                click = next_click(sample.truth, mask, clicks)
+                clicks += (click,)
+                reply = tool.predict([ToolRequest(sample.picture, clicks, low_res_logits=logits)])[0]
+                mask, logits = reply.mask, reply.low_res_logits
+            after.append(iou(sample.truth, mask))
+    assert np.mean(after) > 0.8
+    assert np.mean(proposed) > 0.6
