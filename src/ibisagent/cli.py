@@ -11,7 +11,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -178,20 +178,18 @@ def demo(command: Demo) -> int:
 def segment(command: Segment) -> int:
     """Run one episode with a live view, then write its files. Returns the exit code."""
     _check_out(command.out, command.overwrite)
-    from ibisagent.images import load_mask, load_picture, parse_window
+    from ibisagent.images import load_mask, load_picture
     from ibisagent.types import Outcome
 
-    picture = load_picture(
-        command.image,
-        window=parse_window(command.window) if command.window else None,
-        frame=command.frame,
-        axis=command.axis,
-        index=command.index,
-    )
-    shape = (picture.height, picture.width)
+    where: dict[str, Any] = {"frame": command.frame, "axis": command.axis, "index": command.index}
+    picture = load_picture(command.image, window=command.window, **where)
     pair = command.pair
-    start = load_mask(Path(pair.start), shape) if pair.start not in ("auto", "none", "proposal") else None
-    truth = load_mask(pair.truth, shape) if pair.truth else None
+
+    def read_mask(path: Path) -> Mask:
+        return load_mask(path, (picture.height, picture.width), **where)
+
+    start = read_mask(Path(pair.start)) if pair.start not in ("auto", "none", "proposal") else None
+    truth = read_mask(pair.truth) if pair.truth else None
     from ibisagent.agent import make_sample
 
     sample = make_sample(picture, command.instruction, start)
@@ -224,7 +222,7 @@ def _load_agent(pair: _Pair, truths: dict[str, Mask] | None) -> Agent:
     from ibisagent.policies import PolicyOptions
     from ibisagent.types import BASE_VERBS, Verb
 
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "max_turns": pair.max_turns,
         "retries": pair.retries,
         "history": pair.history,
