@@ -24,15 +24,16 @@ from ibisagent.errors import InputError
 MAX_PICKLE_BYTES = 256 * 1024**2
 MAX_MEMBER_BYTES = 4 * 1024**3  # of one array in an npz, unpacked
 
-_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK POP POP_MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET "
-    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT "
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
-    "UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 "
-    "EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET "
-    "GLOBAL STACK_GLOBAL REDUCE BUILD".split()
-)
+_OPCODES_ALLOWED = """
+    PROTO FRAME STOP MARK POP POP_MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
+    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET
+    GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+_OPCODES = frozenset(_OPCODES_ALLOWED.split())
 _KINDS = frozenset("biufcSUO")  # of dtypes: bool, numbers, bytes, text, objects
 _RULE = "a pickle holds only plain values and NumPy arrays"
 _FIX = "ask its source for JSON or plain arrays, and do not open it in another way"
@@ -107,12 +108,10 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any
 
 def _check_opcodes(data: bytes) -> None:
     """Refuse other opcodes, and memo numbers beyond what a writer needs (they reserve memory)."""
-    count = 0
-    for opcode, argument, _ in pickletools.genops(data):
-        count += 1
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data), start=1):
         if opcode.name not in _OPCODES:
             raise InputError(_RULE, f"the operation {opcode.name}", _FIX)
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument) <= count:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= count:
             raise InputError(_RULE, "a memo number out of order", _FIX)
 
 
@@ -147,7 +146,8 @@ class _Dtype:
             raise InputError("arrays in a pickle hold plain values", "a structured dtype", _FIX)
         if self.dtype.kind in "SU":  # the text of the dtype has no length: the state has
             self.dtype = np.dtype(f"{self.dtype.kind}{int(state[5]) // (4 if self.dtype.kind == 'U' else 1)}")
-        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">"}.get(_text(state[1]), "="))
+        order = _text(state[1])
+        self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">" if order == ">" else "=")
 
 
 class _Array:

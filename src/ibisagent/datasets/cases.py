@@ -1,0 +1,333 @@
+"""What every reader gives: cases, which say where pixels are without reading them.
+
+A reader turns an index into `Case`s; only `samples_of` reads pixels, one picture at a time, in the
+same way for all formats. So a data set can be listed, checked, split over workers and continued
+without loading it, and every rule about sizes, empty masks and names holds once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ibisagent.datasets.biomedparse import DEFAULT_INSTRUCTION
+from ibisagent.errors import InputError
+from ibisagent.images import load_picture
+from ibisagent.intensity import Window
+from ibisagent.masks import decode_rle
+from ibisagent.types import Mask, Picture, Sample
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+JPEG_FOREGROUND = 128  # losses leave values around 0 and 255 in masks stored as JPEG
+
+Axis = Literal["axial", "coronal", "sagittal"]
+FaultKind = Literal[
+    "missing picture",
+    "missing mask",
+    "mask without picture",
+    "unreadable",
+    "size mismatch",
+    "empty mask",
+    "odd label value",
+    "label typo",
+    "duplicate",
+    "near-duplicate",
+    "patient in two splits",
+    "index",
+]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a data set is read; every format takes what concerns it."""
+
+    split: str | None = None  # only this one; None: all that the data set has
+    instruction: str = DEFAULT_INSTRUCTION  # may hold {target}
+    target: str | None = None  # what masks without names show
+    labels: Mapping[str, str] = field(default_factory=dict)  # value or #rrggbb in the mask -> target
+    pictures: Path | None = None  # where the pictures of a JSON index lie
+    axis: Axis = "axial"  # through which volumes are sliced
+    every: int = 1  # only every so-manyth slice
+    window: Window | None = None  # for volumes; None: as `load_picture` chooses
+    channel: int = 0  # of several volumes of one patient (nnU-Net's _0000, a fourth dimension)
+    picture_column: str | None = None  # of a table
+    mask_column: str | None = None  # of a table
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a data set that a person should know of."""
+
+    kind: FaultKind
+    where: str  # which picture or file, relative to the data set
+    value: str  # what was found
+    done: str  # what reading does about it
+
+
+class PictureSource(Protocol):
+    """Where a picture is."""
+
+    def read(self) -> Picture: ...
+
+
+class MaskSource(Protocol):
+    """Where a mask is; `shape` is the picture's (height, width)."""
+
+    def read(self, shape: tuple[int, int]) -> Mask: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """One annotated thing in a picture."""
+
+    name: str | None  # such as "left kidney"; None where only an instruction says it
+    mask: MaskSource
+    instruction: str | None = None  # None: from the options
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture (or slice) with all that an index says about it."""
+
+    key: str  # unique, the same in every run, without names of patients or files
+    where: str  # for people: the file within the data set
+    picture: PictureSource
+    targets: tuple[Target, ...]
+    dataset: str
+    split: str
+    patient: str | None = None  # groups pictures of one patient; a hash
+    modality: str | None = None
+    site: str | None = None
+    absent: tuple[str, ...] = ()  # targets known not to be in the picture
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The cases of one data set and what its index got wrong."""
+
+    format: str
+    cases: tuple[Case, ...]
+    options: ReadOptions
+    faults: tuple[Fault, ...] = ()
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every sample whose target is in the picture, read lazily, in the order of the index."""
+        for case in self.cases:
+            yield from samples_of(case, self.options)
+
+
+def samples_of(case: Case, options: ReadOptions, *, absent: bool = False) -> Iterator[Sample]:
+    """The samples of one case; its picture is read once.
+
+    A target whose mask is empty is not in the picture. Such targets, and those that the index
+    lists as absent, are given only with `absent`, with a truth that is all False.
+    Raises InputError for what cannot be read and for masks of another size than the picture.
+    """
+    picture = case.picture.read()
+    shape = (picture.height, picture.width)
+    empty = np.zeros(shape, bool)
+    found = [(target.name, target.mask.read(shape), target.instruction) for target in case.targets]
+    found += [(name, empty, None) for name in case.absent]
+    for name, truth, instruction in found:
+        if truth.shape != shape:
+            raise InputError(
+                "a mask has the height and width of its picture",
+                f"{truth.shape[0]} x {truth.shape[1]} for {shape[0]} x {shape[1]}",
+                "resample the mask to the picture's own grid",
+            )
+        if not truth.any() and not absent:
+            continue
+        if instruction is None:
+            instruction = options.instruction.format(target=name or "target")
+        yield Sample(
+            sample_id=f"{case.key}/{name.replace(' ', '+')}" if name else case.key,
+            picture=picture,
+            instruction=instruction,
+            target=name,
+            truth=truth,
+            dataset=case.dataset,
+            split=case.split,
+            patient=case.patient,
+            modality=case.modality,
+            site=case.site,
+        )
+
+
+def case_key(dataset: str, split: str, *parts: object) -> str:
+    """A key that tells nothing about the file: "DATASET/SPLIT/" and 12 hexadecimal digits."""
+    return f"{dataset}/{split}/{hashed(*parts)}"
+
+
+def hashed(*parts: object) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of what identifies a file or patient."""
+    return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:12]
+
+
+# --- where pictures and masks are -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture in a file of its own."""
+
+    path: Path
+    modality: str | None = None
+
+    def read(self) -> Picture:
+        picture = load_picture(self.path)
+        if self.modality is None:
+            return picture
+        return Picture(
+            picture.pixels, picture.spacing, picture.laterality, picture.assumptions, self.modality
+        )
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """The union of mask files. `label` None: whatever is not 0 (1-bit, 0/1 and 0/255 files alike).
+
+    With a label, the pixels of that value, or of that colour where it is written #rrggbb.
+    """
+
+    paths: tuple[Path, ...]
+    label: str | None = None
+
+    def read(self, shape: tuple[int, int]) -> Mask:
+        masks = [label_mask(label_values(path), self.label) for path in self.paths]
+        for mask in masks:
+            if mask.shape != masks[0].shape:
+                raise InputError("masks of one picture have one size", f"{mask.shape}", "export them again")
+        return np.logical_or.reduce(masks)
+
+
+@dataclass(frozen=True)
+class PolygonMask:
+    """The union of polygons, each x0, y0, x1, y1, ... in pixels; a pixel counts by its centre."""
+
+    polygons: tuple[tuple[float, ...], ...]
+
+    def read(self, shape: tuple[int, int]) -> Mask:
+        mask = np.zeros(shape, bool)
+        for polygon in self.polygons:
+            mask |= fill_polygon(np.asarray(polygon, float).reshape(-1, 2), shape)
+        return mask
+
+
+@dataclass(frozen=True)
+class RleMask:
+    """The union of COCO run lengths, compressed (counts a text) or not (counts a list)."""
+
+    codes: tuple[Mapping[str, object], ...]
+
+    def read(self, shape: tuple[int, int]) -> Mask:
+        return np.logical_or.reduce([decode_any_rle(code) for code in self.codes])
+
+
+@dataclass(frozen=True)
+class UnionMask:
+    """The union of several sources."""
+
+    parts: tuple[MaskSource, ...]
+
+    def read(self, shape: tuple[int, int]) -> Mask:
+        return np.logical_or.reduce([part.read(shape) for part in self.parts])
+
+
+# --- reading values ---------------------------------------------------------------------------
+
+
+def label_values(path: Path) -> NDArray[np.integer]:
+    """What a mask file stores: HxW integers (palette indices are kept), or HxWx3 uint8 colours.
+
+    An alpha channel is dropped, three equal channels become one, JPEG is cut at 128 to 0 and 1.
+    Raises InputError where the file cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            lossy = file.format == "JPEG"
+            image: Image.Image = file
+            if image.mode in ("RGBA", "CMYK", "YCbCr", "PA", "RGBX"):
+                image = image.convert("RGB")
+            elif image.mode == "LA":
+                image = image.convert("L")
+            values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            "a mask is a readable picture file", type(error).__name__, "export it again"
+        ) from None
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if lossy:
+        values = (values if values.ndim == 2 else values.max(axis=2)) >= JPEG_FOREGROUND
+    if values.dtype.kind == "f":
+        values = np.rint(values)
+    return values.astype(np.uint8 if values.dtype == bool else values.dtype)
+
+
+def label_mask(values: NDArray[np.integer], label: str | None) -> Mask:
+    """The pixels of a label; see `MaskFiles`."""
+    if label is None:
+        return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2))
+    if label.startswith("#"):
+        color = np.array([int(label[start : start + 2], 16) for start in (1, 3, 5)])
+        stacked = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+        return np.asarray((stacked == color).all(axis=2))
+    if values.ndim == 3:
+        raise InputError("a mask read by values has one channel", "a colour mask", "name colours as #rrggbb")
+    return np.asarray(values == int(label))
+
+
+def label_names(found: NDArray[np.integer]) -> list[str]:
+    """The labels that occur in values, as `ReadOptions.labels` writes them; 0 and black left out."""
+    if found.ndim == 2:
+        return [str(int(value)) for value in np.unique(found) if value != 0]
+    colors = np.unique(found.reshape(-1, 3), axis=0)
+    return ["#" + "".join(f"{int(part):02x}" for part in color) for color in colors if color.any()]
+
+
+def decode_any_rle(code: Mapping[str, object]) -> Mask:
+    """COCO run lengths of either kind. Raises EpisodeFormatError where counts and size disagree."""
+    counts = code.get("counts")
+    if isinstance(counts, Sequence) and not isinstance(counts, str | bytes):
+        height, width = (int(side) for side in code["size"])  # type: ignore[attr-defined]
+        runs = np.asarray(counts, np.int64)
+        if runs.sum() != height * width or (runs < 0).any():
+            raise InputError("RLE counts add up to H*W", f"{int(runs.sum())} for {height}x{width}")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", "replace")
+    return decode_rle({"size": code.get("size"), "counts": counts})
+
+
+def fill_polygon(points: NDArray[np.float64], shape: tuple[int, int]) -> Mask:
+    """Pixels whose centre lies within a polygon (Nx2, x and y in pixels), by the even-odd rule."""
+    mask = np.zeros(shape, bool)
+    if len(points) < 3 or not np.isfinite(points).all():
+        return mask
+    following = np.roll(points, -1, axis=0)
+    low = np.minimum(points[:, 1], following[:, 1])
+    high = np.maximum(points[:, 1], following[:, 1])
+    centres = np.arange(shape[1]) + 0.5
+    first, last = max(0, int(low.min() - 0.5)), min(shape[0], int(high.max() + 0.5) + 1)
+    for row in range(first, last):
+        crossed = (low <= row + 0.5) & (high > row + 0.5)
+        start, end = points[crossed], following[crossed]
+        at = start[:, 0] + (row + 0.5 - start[:, 1]) * (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
+        mask[row] = np.searchsorted(np.sort(at), centres) % 2 == 1
+    return mask
+
+
+def fill_outline(points: Sequence[Sequence[float]], canvas: NDArray[np.uint8], value: int) -> None:
+    """Fill a polygon of integer points with its outline, as LISA's annotations are drawn."""
+    outline = np.array(points, np.int32).reshape(-1, 1, 2)
+    cv2.polylines(canvas, [outline], True, value, 1)
+    cv2.fillPoly(canvas, [outline], value)

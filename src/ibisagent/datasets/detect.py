@@ -1,0 +1,202 @@
+"""One door to every format: `open_dataset(path)` finds out what a path holds and reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ibisagent.datasets import biomedparse
+from ibisagent.datasets.cases import (
+    Case,
+    DataSet,
+    Fault,
+    MaskFiles,
+    PictureFile,
+    ReadOptions,
+    Target,
+)
+from ibisagent.datasets.coco import is_coco, read_coco, read_json
+from ibisagent.datasets.folders import looks_like_folders, read_folders
+from ibisagent.datasets.huggingface import is_huggingface, read_huggingface
+from ibisagent.datasets.lisa import is_lisa, read_lisa
+from ibisagent.datasets.mecovqa import is_mecovqa, read_mecovqa
+from ibisagent.datasets.nnunet import is_nnunet, read_nnunet
+from ibisagent.datasets.npz import read_npz
+from ibisagent.datasets.segagent import is_segagent, read_segagent
+from ibisagent.errors import InputError
+
+FORMATS = (
+    "biomedparse",
+    "nnunet",
+    "coco",
+    "npz",
+    "mecovqa",
+    "lisa",
+    "segagent",
+    "huggingface",
+    "folders",
+)
+
+
+def open_dataset(path: str | Path, format: str | None = None, options: ReadOptions | None = None) -> DataSet:
+    """The data set at a path: iterate it for samples, or take its `cases` (no pixel is read yet).
+
+    `format` is one of `FORMATS`; None finds out. Raises InputError where the path does not exist,
+    where its format is not recognised, and where `options.split` names a split that is not there.
+    """
+    path, options = Path(path), options or ReadOptions()
+    if not path.exists():
+        raise InputError("a data set must exist", "no such file or folder", "check the path")
+    if options.every < 1:
+        raise InputError("every so-manyth slice: at least 1", options.every)
+    kind = format or detect_format(path)
+    if kind not in FORMATS:
+        raise InputError(
+            "a format is one that ibisagent reads", repr(kind), f"choose from: {', '.join(FORMATS)}"
+        )
+    found = _read(path, kind, options)
+    if options.split is not None and not found.cases:
+        raise InputError(
+            "the split must be in the data set", repr(options.split), "leave --split out to see all"
+        )
+    return _once(found)
+
+
+def _once(found: DataSet) -> DataSet:
+    """Every key once: what is listed again (also under another split) is left out and named."""
+    kept: dict[str, Case] = {}
+    faults = list(found.faults)
+    for case in found.cases:
+        if kept.setdefault(case.key, case) is not case:
+            faults.append(Fault("duplicate", case.where, "listed again under one name", "left out"))
+    if len(kept) == len(found.cases):
+        return found
+    return replace(found, cases=tuple(kept.values()), faults=tuple(faults))
+
+
+def detect_format(path: Path) -> str:
+    """Which of `FORMATS` a path holds, by its layout. Raises InputError where it is none."""
+    if path.is_file():
+        if path.suffix == ".npz":
+            return "npz"
+        if path.suffix == ".parquet":
+            return "huggingface"
+        if path.suffix == ".json" and (kind := _json_kind(path)) is not None:
+            return kind
+        raise _unknown("a file of another kind")
+    if is_nnunet(path):
+        return "nnunet"
+    if _biomedparse_sets(path):
+        return "biomedparse"
+    if is_huggingface(path):
+        return "huggingface"
+    if any(path.glob("*.npz")):
+        return "npz"
+    if is_lisa(path):
+        return "lisa"
+    indexes = _indexes(path)
+    if len(indexes) == 1 and (kind := _json_kind(indexes[0])) is not None:
+        return kind
+    if looks_like_folders(path):
+        return "folders"
+    raise _unknown("a folder of another layout")
+
+
+def _unknown(value: str) -> InputError:
+    return InputError(
+        "the format of a data set must be recognised", value, f"name it with --format: {', '.join(FORMATS)}"
+    )
+
+
+def _json_kind(path: Path) -> str | None:
+    data = read_json(path)
+    kinds = (("coco", is_coco), ("segagent", is_segagent), ("mecovqa", is_mecovqa))
+    return next((kind for kind, fits in kinds if fits(data)), None)
+
+
+def _indexes(path: Path) -> list[Path]:
+    return sorted([*path.glob("annotations/*.json"), *path.glob("*.json")])
+
+
+def _read(path: Path, kind: str, options: ReadOptions) -> DataSet:
+    if kind == "biomedparse":
+        return _read_biomedparse(path, options)
+    if kind == "npz":
+        return read_npz(path, options)
+    if kind == "huggingface":
+        return read_huggingface(path, options)
+    if path.is_dir() and kind in ("coco", "segagent", "mecovqa"):
+        found = _indexes(path)
+        if len(found) != 1:
+            raise InputError(
+                "a folder with one index", f"{len(found)} JSON files", "name the JSON file itself"
+            )
+        path = found[0]
+    if kind == "coco":
+        return read_coco(path, options)
+    if kind == "segagent":
+        return read_segagent(path, options)
+    if kind == "mecovqa":
+        return read_mecovqa(path, options)
+    if not path.is_dir():
+        raise InputError(f"{kind} is a folder", "a file", "name the folder")
+    if kind == "nnunet":
+        return read_nnunet(path, options)
+    return read_lisa(path, options) if kind == "lisa" else read_folders(path, options)
+
+
+# --- BiomedParseData --------------------------------------------------------------------------
+
+
+def _biomedparse_sets(path: Path) -> list[tuple[Path, str]]:
+    """(root, set) of every BiomedParseData set at a path: the path itself, or the folders in it."""
+    if _is_set(path):
+        return [(path.resolve().parent, path.resolve().name)]
+    return [(path, child.name) for child in sorted(path.iterdir()) if child.is_dir() and _is_set(child)]
+
+
+def _is_set(folder: Path) -> bool:
+    return any(
+        (folder / f"{split}.json").is_file() and (folder / split).is_dir() for split in ("train", "test")
+    )
+
+
+def _read_biomedparse(path: Path, options: ReadOptions) -> DataSet:
+    sets = _biomedparse_sets(path) if path.is_dir() else []
+    if not sets:
+        raise InputError("BiomedParseData has SET/train/ and SET/train.json", "neither", "name that folder")
+    cases: list[Case] = []
+    faults: list[Fault] = []
+    for root, name in sets:
+        for split in ("train", "test"):
+            if options.split in (None, split) and (root / name / f"{split}.json").is_file():
+                for record in biomedparse.read_index(root, name, split):
+                    _add_record(record, cases, faults)
+    return DataSet("biomedparse", tuple(cases), options, tuple(faults))
+
+
+def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: list[Fault]) -> None:
+    """The case of a record, with the sample ids of `biomedparse.iter_samples`."""
+    where = f"{record.dataset}/{record.split}/{record.path.name}"
+    if not record.path.is_file():
+        faults.append(Fault("missing picture", where, "no such file", "left out"))
+        return
+    for target in record.targets:
+        if not target.path.is_file():
+            faults.append(Fault("missing mask", f"{where}, {target.target}", "no such file", "left out"))
+    cases.append(
+        Case(
+            key=biomedparse.sample_id(record, "").rstrip("/"),
+            where=where,
+            picture=PictureFile(record.path, record.modality),
+            targets=tuple(
+                Target(item.target, MaskFiles((item.path,))) for item in record.targets if item.path.is_file()
+            ),
+            dataset=record.dataset,
+            split=record.split,
+            patient=record.patient,
+            modality=record.modality,
+            site=record.site,
+            absent=record.absent,
+        )
+    )
