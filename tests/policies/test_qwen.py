@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_qwen import SPECIAL_TOKENS, write_checkpoint
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from ibisagent.environment import Settings
 from ibisagent.errors import InputError, MissingExtraError
 from ibisagent.policies.qwen import QwenPolicy, draw_tokens, reply_draws
 from ibisagent.policies.qwen_processor import (
@@ -23,21 +24,12 @@ from ibisagent.policies.qwen_processor import (
     load_processor,
     prompt_text,
 )
-from ibisagent.types import BASE_VERBS, Message, Observation, Policy, Verb
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_qwen import SPECIAL_TOKENS, write_checkpoint
+from ibisagent.rollout import collect, rollout
+from ibisagent.tools.classical import ClassicalTool
+from ibisagent.types import BASE_VERBS, EpisodeStatus, Message, Observation, Policy, Verb
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +157,8 @@ def test_text_cannot_write_control_tokens(policy):
 # --- what it writes ---------------------------------------------------------------------------
 
 
-def reply_by_hand(policy, folder, pixels, count):
-    """Greedy decoding without transformers' processor, template or generate: whole forward passes."""
+def reply_by_hand(policy, folder, pixels, choose):
+    """Decoding without transformers' processor, template or generate: whole forward passes."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     patches = patches_by_hand(pixels)
     prompt = (
@@ -179,7 +171,7 @@ def reply_by_hand(policy, folder, pixels, count):
     banned = [tokenizer.token_to_id(token) for token in ("<|endoftext|>", *SPECIAL_TOKENS[9:14])]
     written = []
     with torch.inference_mode():
-        for _ in range(count):
+        for place in range(policy.max_new_tokens):
             sequence = torch.tensor([ids + written])
             logits = policy.model(
                 input_ids=sequence,
@@ -190,14 +182,26 @@ def reply_by_hand(policy, folder, pixels, count):
                 use_cache=False,
             ).logits[0, -1]
             logits[banned] = -torch.inf
-            written.append(int(logits[: tokenizer.get_vocab_size()].argmax()))
+            written.append(choose(logits[: tokenizer.get_vocab_size()].double().numpy(), place))
     return tokenizer.decode(written)
 
 
 def test_a_greedy_reply_equals_decoding_by_hand(policy, folder):
     reply = policy.act([observe(picture(1))])[0]
-    assert reply.text == reply_by_hand(policy, folder, picture(1), policy.max_new_tokens)
+    assert reply.text == reply_by_hand(policy, folder, picture(1), lambda logits, place: int(logits.argmax()))
     assert reply.tokens == policy.max_new_tokens and reply.seconds > 0
+
+
+def test_a_sampled_reply_equals_inverse_cdf_by_hand(folder):
+    policy = load(folder, temperature=0.7)
+    uniforms = np.random.default_rng(11).random(policy.max_new_tokens, dtype=np.float32)
+
+    def choose(logits, place):
+        mass = np.cumsum(np.exp((logits - logits.max()) / 0.7))
+        return int(np.searchsorted(mass, uniforms[place] * mass[-1], side="right"))
+
+    expected = reply_by_hand(policy, folder, picture(1), choose)
+    assert texts(policy.act([observe(picture(1), seed=11)])) == [expected]
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (0.7, 0.9)])
@@ -290,6 +294,13 @@ def test_the_end_token_ends_a_reply(folder):
     assert (reply.text, reply.tokens, reply.error) == ("", 0, None)
 
 
+def test_control_tokens_that_are_written_are_not_text(folder):
+    policy = load(folder)
+    rig(policy, [policy.processor.tokenizer.get_vocab()["<|im_start|>"]], 1000.0)
+    reply = policy.act([observe(picture(1))])[0]
+    assert (reply.text, reply.tokens) == ("", policy.max_new_tokens)
+
+
 def test_the_checkpoint_s_sampling_defaults_do_not_leak(policy, copy):
     changed = json.loads((copy / "generation_config.json").read_text())
     changed |= {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "temperature": 5.0, "top_k": 300}
@@ -304,14 +315,34 @@ def test_a_history_of_sixteen_pictures(policy):
     assert texts(policy.act([observe(*pictures)]))[0] != full
 
 
+def test_the_loop_carries_its_texts_as_they_were_sampled(folder, sample):
+    """Random weights write nonsense: the policy's own fault, each attempt kept, reproducible."""
+
+    def run(batch_size):
+        policy = load(folder, temperature=1.0)
+        events = rollout(
+            [sample], policy, ClassicalTool(), Settings(history="all"), group=3, batch_size=batch_size
+        )
+        episodes = sorted(collect(events), key=lambda episode: episode.rollout)
+        assert {episode.status for episode in episodes} == {EpisodeStatus.UNPARSABLE}
+        return [[attempt.text for attempt in episode.turns[0].attempts] for episode in episodes]
+
+    together = run(batch_size=3)
+    assert together == run(batch_size=1)
+    assert len({text for attempts in together for text in attempts}) == 6  # 3 rollouts, 1 retry each
+
+
 # --- what goes wrong --------------------------------------------------------------------------
 
 
-def test_a_conversation_that_is_too_long_fails_alone(policy):
-    long = observe(*[picture(seed, 504, 504) for seed in range(27)])
+def test_a_conversation_that_is_too_long_fails_alone(folder, monkeypatch):
+    policy = load(folder)
+    expected = texts(policy.act(MIXED))
+    long = observe(*[picture(seed, 84, 84) for seed in range(16)])
+    monkeypatch.setattr(policy.model.config.get_text_config(), "max_position_embeddings", 256)
     replies = policy.act([MIXED[0], long, MIXED[1]])
-    assert replies[1].text == "" and "must fit into 8192 tokens" in replies[1].error
-    assert texts([replies[0], replies[2]]) == texts(policy.act(MIXED[:2]))
+    assert replies[1].text == "" and "must fit into 256 tokens" in replies[1].error
+    assert texts([replies[0], replies[2]]) == expected[:2]
 
 
 def test_out_of_memory_is_tried_again_one_by_one(folder, monkeypatch):

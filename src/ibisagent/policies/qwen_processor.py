@@ -45,7 +45,7 @@ def load_processor(source: str) -> ImageOnlyProcessor:
 
     Raises InputError where the template cannot carry pictures, OSError where files are absent.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
