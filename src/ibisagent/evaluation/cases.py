@@ -1,20 +1,21 @@
 """Which cases a run holds, planned from the index alone: a case is one picture and one target.
 
-Case ids and patients are hashed, since names of files and patients belong in no output. A hash is
-the same wherever the same data lie, so shards merge and runs compare by it.
+Patients are hashed, as sample ids are, since names of files and patients belong in no output. A
+hash is the same wherever the same data lie, so shards merge and runs compare by it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ibisagent.datasets.biomedparse import (
     PictureRecord,
     list_datasets,
     read_index,
+    sample_id,
     samples_of,
     split_of,
 )
@@ -32,7 +33,7 @@ class Task:
     targets: tuple[str, ...]
 
     def case_ids(self) -> tuple[str, ...]:
-        return tuple(case_id(self.record, target) for target in self.targets)
+        return tuple(sample_id(self.record, target) for target in self.targets)
 
 
 def plan(
@@ -73,27 +74,16 @@ def plan(
 
 def shard(tasks: Sequence[Task], number: int, count: int) -> list[Task]:
     """The share `number` (from 1) of `count`, by hash of the picture; shares are disjoint."""
-    return [task for task in tasks if int(picture_key(task.record), 16) % count == number - 1]
+    return [task for task in tasks if int(_hash(task.record.stem), 16) % count == number - 1]
 
 
 def samples(task: Task, instruction: str) -> Iterator[Sample]:
-    """The samples of a task under their case ids; pixels are read here. `{target}` is filled in."""
+    """The samples of a task; pixels are read here. `{target}` is filled in."""
     wanted = set(task.targets)
     listed = {item.target for item in task.record.targets}
     for sample in samples_of(task.record, absent=bool(wanted - listed), instruction=instruction):
-        assert sample.target is not None
         if sample.target in wanted:
-            yield replace(sample, sample_id=case_id(task.record, sample.target))
-
-
-def case_id(record: PictureRecord, target: str) -> str:
-    """SET/SPLIT/HASH/TARGET, the same for the same file name everywhere."""
-    return f"{record.dataset}/{record.split}/{picture_key(record)}/{target.replace(' ', '+')}"
-
-
-def picture_key(record: PictureRecord) -> str:
-    """Hash of set and file name."""
-    return _hash(f"picture:{record.dataset}/{record.split}/{record.stem}")
+            yield sample
 
 
 def patient_key(record: PictureRecord) -> str:
@@ -127,6 +117,7 @@ def _keep(tasks: Sequence[Task], count: int) -> list[Task]:
     ids = sorted((_hash(name), name) for task in tasks for name in task.case_ids())
     kept = {name for _, name in ids[:count]}
     thinned = [
-        Task(task.record, tuple(t for t in task.targets if case_id(task.record, t) in kept)) for task in tasks
+        Task(task.record, tuple(t for t in task.targets if sample_id(task.record, t) in kept))
+        for task in tasks
     ]
     return [task for task in thinned if task.targets]

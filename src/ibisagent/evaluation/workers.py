@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ibisagent.agent import Agent
+from ibisagent.datasets.biomedparse import sample_id
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import scoring
-from ibisagent.evaluation.cases import Task, case_id, patient_key, samples
+from ibisagent.evaluation.cases import Task, patient_key, samples
 from ibisagent.evaluation.pair import PairOptions, load_pair
 from ibisagent.fingerprint import fingerprint
 from ibisagent.types import Mask, Policy, Sample
@@ -210,7 +211,7 @@ def _unreadable(task: Task, error: Exception) -> Iterator[Done]:
     record = task.record
     for target in task.targets:
         facts = {
-            "case": case_id(record, target),
+            "case": sample_id(record, target),
             "dataset": record.dataset,
             "split": record.split,
             "target": target,

@@ -1,0 +1,223 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_sets import SECRET, make_sets
+
+from ibisagent.datasets.biomedparse import iter_samples
+from ibisagent.episodes import from_record
+from ibisagent.errors import InputError
+from ibisagent.evaluation.evaluate import Evaluate, evaluate
+from ibisagent.evaluation.pair import PairOptions
+from ibisagent.evaluation.samples import read_lines
+from ibisagent.evaluation.summary import equal_part
+from ibisagent.masks import iou
+
+PAIR = PairOptions(policy="scripted:noisy-oracle", tool="classical", max_turns=6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def command(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
+    """A finished run, absent targets included."""
+    made = Evaluate(data, out=tmp_path_factory.mktemp("run"), absent=True, pair=PAIR)
+    assert evaluate(made) is not None
+    return made
+
+
+def summary_of(command: Evaluate) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((command.out / "summary.json").read_text())
+    return summary
+
+
+def value(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    [metric] = [metric for metric in summary["metrics"] if metric["name"] == name]
+    return metric
+
+
+def lines_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Lines by case without times, which differ between equal runs."""
+    found = {}
+    for line in read_lines(folder):
+        text = json.dumps(line, sort_keys=True)
+        record = json.loads(text)
+        for key in ("seconds", "policy_seconds", "tool_seconds"):
+            record.pop(key)
+        episode = record["episode"]
+        for part in (episode, episode["start"], *(a for t in episode["turns"] for a in t["attempts"])):
+            part.pop("seconds")
+        for turn in episode["turns"]:
+            turn.pop("tool_seconds")
+        episode.pop("host")
+        found[record["case"]] = record
+    return found
+
+
+def test_the_summary_says_what_the_masks_say(command: Evaluate, data: Path) -> None:
+    samples = list(iter_samples(data, split="test", absent=True))
+    pictures = {sample.picture.content_id: sample.picture for sample in samples}
+    truths = {(s.picture.content_id, s.target): s for s in samples}
+    by_set: dict[str, list[float]] = {}
+    for line in read_lines(command.out):
+        episode = from_record(line["episode"], resolve=pictures.get)
+        sample = truths[episode.picture.content_id, episode.target]
+        assert sample.truth is not None and np.array_equal(episode.truth, sample.truth)
+        assert line["present"] == sample.truth.any() and line["dataset"] == sample.dataset
+        if sample.truth.any():
+            mask = np.zeros_like(sample.truth) if episode.mask is None else episode.mask
+            by_set.setdefault(line["dataset"], []).append(iou(sample.truth, mask))
+    summary = summary_of(command)
+    everything = [score for scores in by_set.values() for score in scores]
+    assert len(everything) == 8 and summary["cases"] == {
+        "all": 10,
+        "present": 8,
+        "absent": 2,
+        "unreadable": 0,
+    }
+    mean = value(summary, "mean IoU")
+    assert mean["value"] == pytest.approx(np.mean(everything)) and mean["n"] == 8
+    assert mean["left_out"] == {"target absent": 2} and mean["low"] <= mean["value"] <= mean["high"]
+    macro = np.mean([np.mean(scores) for scores in by_set.values()])
+    assert value(summary, "set-macro IoU")["value"] == pytest.approx(macro)
+    assert summary["by_set"]["BTCV"]["mean IoU"]["value"] == pytest.approx(np.mean(by_set["BTCV"]))
+    assert summary["schema"] == "ibisagent.evaluation/1" and summary["intervals"]["patients"] == 4
+
+
+def test_no_name_of_a_patient_or_file_is_written(command: Evaluate) -> None:
+    for file in command.out.iterdir():
+        text = file.read_text()
+        assert SECRET not in text and "Jane" not in text and str(command.data) not in text, file.name
+    cases = [line["case"] for line in read_lines(command.out)]
+    assert len(set(cases)) == 10 and all(len(case.split("/")) == 3 for case in cases)
+
+
+def test_the_same_command_again_runs_nothing_and_says_the_same(command: Evaluate) -> None:
+    before, old = (command.out / "samples.jsonl").read_bytes(), summary_of(command)
+    again = evaluate(command)
+    assert again is not None and again["times"]["cases_of_last_call"] == 0
+    assert (command.out / "samples.jsonl").read_bytes() == before and equal_part(again) == equal_part(old)
+
+
+def test_a_folder_holds_one_run(command: Evaluate) -> None:
+    for other, named in (
+        (replace(command, pair=replace(PAIR, seed=1)), "settings.seed: 1 here, 0 there"),
+        (replace(command, pair=replace(PAIR, policy="scripted:oracle")), "scripted:oracle here"),
+        (replace(command, absent=False), "cases: 8 here, 10 there"),
+        (replace(command, instruction="Where is the {target}?"), "instruction"),
+    ):
+        with pytest.raises(InputError, match=named):
+            evaluate(other)
+
+
+def test_processes_and_shards_and_batches_give_an_equal_run(command: Evaluate, tmp_path: Path) -> None:
+    whole, expected = summary_of(command), lines_of(command.out)
+    spread = replace(command, out=tmp_path / "spread", workers=2, batch_size=3)
+    summary = evaluate(spread)
+    assert summary is not None and equal_part(summary) == equal_part(whole)
+    assert lines_of(spread.out) == expected
+    parts = replace(command, out=tmp_path / "parts", batch_size=1)
+    assert evaluate(replace(parts, shard="2/2")) is None
+    assert not (parts.out / "summary.json").exists()
+    merged = evaluate(replace(parts, shard="1/2"))
+    assert merged is not None and equal_part(merged) == equal_part(whole)
+    assert {file.name for file in parts.out.glob("samples*")} == {
+        "samples-1-of-2.jsonl",
+        "samples-2-of-2.jsonl",
+    }
+    assert lines_of(parts.out) == expected
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import ibisagent.tools.classical as classical, time
+from ibisagent.evaluation.evaluate import Evaluate, evaluate
+from ibisagent.evaluation.pair import PairOptions
+predict = classical.ClassicalTool.predict
+def slow(self, requests):
+    time.sleep(0.02)
+    return predict(self, requests)
+classical.ClassicalTool.predict = slow
+pair = PairOptions(policy="scripted:noisy-oracle", tool="classical", max_turns=6)
+evaluate(Evaluate(Path(sys.argv[1]), out=Path(sys.argv[2]), absent=True, batch_size=2, pair=pair))
+"""
+
+
+def test_a_killed_run_is_continued_to_an_equal_summary(command: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    file = out / "samples.jsonl"
+    kills = 0
+    for wanted in (1, 5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(command.data), str(out)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if file.exists() and file.read_bytes().count(b"\n") >= wanted:
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.005)
+        process.wait()
+        with file.open("ab") as lines:
+            lines.write(b'{"schema":"ibisagent.sample/1","case":"BTC')  # what a kill may leave
+    assert kills >= 1
+    finished = evaluate(replace(command, out=out))
+    assert finished is not None and equal_part(finished) == equal_part(summary_of(command))
+    assert lines_of(out) == lines_of(command.out)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    data = make_sets(tmp_path / "sets")
+    broken = next((data / "Other" / "test").iterdir())
+    broken.write_bytes(b"no picture")
+    summary = evaluate(Evaluate(data, out=tmp_path / "run", pair=PAIR))
+    assert summary is not None
+    lost = {"a": 2, "b": 1}[broken.name[0]]
+    assert summary["cases"]["unreadable"] == lost
+    metric = value(summary, "mean IoU")
+    assert metric["n"] == 8 - lost and sum(metric["left_out"].values()) == lost
+
+
+def test_per_set_draws_the_same_cases_everywhere(data: Path, tmp_path: Path) -> None:
+    one = evaluate(Evaluate(data, out=tmp_path / "one", per_set=2, pair=PAIR))
+    assert one is not None and {name: row["mean IoU"]["n"] for name, row in one["by_set"].items()} == {
+        "BTCV": 2,
+        "Other": 2,
+    }
+    single = evaluate(Evaluate(data / "Other", out=tmp_path / "two", per_set=2, pair=PAIR))
+    assert single is not None and single["by_set"]["Other"] == one["by_set"]["Other"]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"shard": "3/2"}, "--shard is k/n"),
+        ({"shard": "all"}, "--shard is k/n"),
+        ({"workers": 0}, "--workers"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"per_set": 0}, "--per-set"),
+        ({"instruction": "Find {thing}"}, "--instruction"),
+        ({"split": "validation"}, "there is something to evaluate"),
+        ({"datasets": ("Nowhere",)}, "every set is a folder"),
+        ({"pair": PairOptions(policy="human")}, "not asked of a person"),
+    ],
+)
+def test_wrong_options_are_named(
+    command: Evaluate, tmp_path: Path, change: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(InputError, match=rule):
+        evaluate(replace(command, out=tmp_path, **change))
