@@ -38,13 +38,13 @@ class Config:
     out: Path = Path(".cache/embedded_tool")  # checkpoints, log and exported weights
     minutes: float = 95.0  # training time over all resumed runs; the learning rate decays to 0 with it
     small_frame: int = 192  # frame of the first part
-    small_share: float = 0.5  # its share of the time
+    small_share: float = 0.62  # its share of the time
     frame: int = 256
     batch: int = 16
     rows: int = 2  # targets per picture
     lr: float = 1.5e-3
     decay: float = 0.03
-    ema: float = 0.996
+    ema: float = 0.99
     seed: int = 0
     save_minutes: float = 5.0
     validate_minutes: float = 12.0
@@ -160,7 +160,7 @@ class Trainer:
         features = self.network.encode(image.contiguous(memory_format=torch.channels_last))
         leaves = features.leaves()
         rounds = Rounds(examples, self.rng)
-        count = int(self.rng.choice([2, 3, 4], p=[0.45, 0.4, 0.15]))
+        count = int(self.rng.choice([2, 3, 4], p=[0.55, 0.33, 0.12]))
         log: dict[str, float] = {}
         for turn in range(count):
             logits, quality = self.network.decode(

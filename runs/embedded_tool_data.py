@@ -100,8 +100,8 @@ class Augmenter:
 
     def example(self, item: Item) -> Example:
         rng, frame, grid = self.rng, self.frame, self.frame // 2
-        plain = rng.random() < 0.2
-        mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < 0.3)
+        plain = rng.random() < 0.3
+        mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < 0.2)
         # A mirrored trunk or hippocampus is no valid anatomy: shown, but never with a name.
         nameless = mirror and item.dataset not in FREE_MIRROR
         matrix, height, width = self._geometry(item, plain, mirror)
@@ -114,7 +114,7 @@ class Augmenter:
             warped = cv2.warpAffine(mask, matrix, (width, height), flags=flags, borderValue=0)
             masks[name] = self._shrink(warped)
         generic: list[NDArray[np.uint8]] = []
-        if rng.random() < 0.25:
+        if rng.random() < 0.15:
             pixels, blob = self._paste_blob(pixels)
             generic.append(self._shrink(blob))
         grey = pixels if pixels.ndim == 2 else pixels.mean(axis=2).astype(np.uint8)
@@ -148,7 +148,8 @@ class Augmenter:
         base = np.array([[scale, 0, 0], [0, scale * stretch, 0], [0, 0, 1]])
         if plain:
             return base[:2], height, width
-        zoom = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6)))) if rng.random() < 0.8 else 1.0
+        zoom = float(np.exp(rng.normal(0.05, 0.25))) if rng.random() < 0.8 else 1.0
+        zoom = min(max(zoom, 0.6), 1.7)
         if item.dataset == "Sunnybrook" and rng.random() < 0.3:
             zoom *= 1.5
         if item.dataset in FREE_TURN:
@@ -180,7 +181,7 @@ class Augmenter:
     def _look(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         rng = self.rng
         levels = np.linspace(0, 1, 256)
-        if rng.random() < 0.75:
+        if rng.random() < 0.65:
             kind = rng.random()
             if kind < 0.45:  # gamma with window
                 low, high = rng.uniform(-0.15, 0.2), rng.uniform(0.75, 1.3)
@@ -288,12 +289,12 @@ class Augmenter:
         seen = [name for name, mask in masks.items() if int((mask > 127).sum()) >= 6]
         gone = [name for name in masks if name not in seen and not masks[name].any()]
         draw = rng.random()
-        if not nameless and draw < 0.10 and (item.absent or gone):
+        if not nameless and draw < 0.07 and (item.absent or gone):
             pool = gone if gone and rng.random() < 0.4 else item.absent or gone
             same = [n for n in pool if item.dataset == "BTCV" and TARGETS[n] in ABDOMEN]
             pool = same if same and rng.random() < 0.85 else pool
             return Row(empty, int(rng.choice(pool)), True, None, 0)
-        if draw < 0.30 or not seen:
+        if draw < 0.20 or not seen:
             truth = empty
             for _ in range(4):
                 kind = rng.random()

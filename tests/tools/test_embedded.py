@@ -103,7 +103,7 @@ def test_click_maps_are_gaussians_of_both_signs():
         expected = np.exp(-((centre[None] - x) ** 2 + (centre[:, None] - 0.5) ** 2) / (2 * sigma**2))
         np.testing.assert_allclose(maps[0, channel].numpy(), expected, atol=1e-5)
     newest = maps[0, 4].numpy()
-    assert newest.min() < -0.9  # the last click is negative
+    assert newest.min() < -0.85  # the last click is negative
     assert newest.max() <= 0
     assert click_maps(torch.zeros(2, 1, 3), 8).abs().max() == 0
 
