@@ -13,6 +13,7 @@ from skimage import transform
 from ibisagent.actions import click_at, coordinate_from_pixel
 from ibisagent.errors import InputError, ToolError
 from ibisagent.tools import sam_convert
+from ibisagent.tools.point_to_box import PointToBox
 from ibisagent.tools.sam import load_sam, resize_spline
 from ibisagent.types import Box, Click, Picture, Tool, ToolRequest
 
@@ -79,6 +80,9 @@ def test_medsam_takes_boxes_only_and_says_what_to_do(checkpoint):
     assert tool.prompts == {"box"}
     with pytest.raises(ToolError, match="--point-to-box PERCENT"):
         tool.predict([ToolRequest(PICTURE, (Click(0.5, 0.5, True),))])
+    clicked = PointToBox(tool, 50).predict([ToolRequest(PICTURE, (Click(0.5, 0.5, True),))])[0]
+    boxed = tool.predict([ToolRequest(PICTURE, boxes=(Box(0.25, 0.25, 0.75, 0.75),))])[0]
+    assert np.array_equal(clicked.mask, boxed.mask)
 
 
 @pytest.mark.parametrize("shape", [(300, 220), (40, 90), (256, 256), (513, 31)])
@@ -112,7 +116,7 @@ def test_published_layouts_convert_with_every_weight_used(kind):
 
 def test_conversion_is_strict():
     state = {name: torch.empty(shape, device="meta") for name, shape in LAYOUTS["vit_b"].items()}
-    for name in list(state)[::10]:
+    for name in list(state)[::40]:
         with pytest.raises(InputError):
             sam_convert.convert({key: value for key, value in state.items() if key != name})
     with pytest.raises(InputError, match="1 unknown"):

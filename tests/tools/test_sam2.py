@@ -148,7 +148,7 @@ def test_video_weights_may_be_absent_but_no_image_weight():
     state = {n: torch.empty(s, device="meta") for n, s in LAYOUTS["sam2.1_hiera_t"].items()}
     image_only = {name: value for name, value in state.items() if not is_video(name)}
     sam2_convert.convert(image_only, 512)
-    for name in [*list(image_only)[::10], "no_mem_embed", "sam_prompt_encoder.point_embeddings.2.weight"]:
+    for name in [*list(image_only)[::40], "no_mem_embed", "sam_prompt_encoder.point_embeddings.2.weight"]:
         damaged = {key: value for key, value in state.items() if key != name}
         with pytest.raises(InputError):
             sam2_convert.convert(damaged, 512)
@@ -312,7 +312,7 @@ def test_sizes_devices_and_dtypes_that_are_not_there_are_refused(checkpoint, mon
 
 
 def test_replies_do_not_depend_on_the_company_they_keep(tool, monkeypatch):
-    monkeypatch.setattr(tool, "_batch", 4)  # as on a GPU: short batches are padded
+    monkeypatch.setattr(tool, "_batch", 2)  # as on a GPU: short batches are padded
     requests = [
         ToolRequest(small("a"), POINT),
         ToolRequest(small("b"), POINT),
