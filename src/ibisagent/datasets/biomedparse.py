@@ -8,6 +8,7 @@ PICTURE_MODALITY_SITE[_TARGET].png, where `+` stands for a space in SITE and TAR
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,9 +20,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ibisagent.errors import InputError
+from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture, Sample
 
 DEFAULT_INSTRUCTION = "Find the {target} in this image."
@@ -153,9 +154,8 @@ def sample_id(record: PictureRecord, target: str) -> str:
 
 
 def read_picture(path: Path, modality: str | None = None) -> Picture:
-    """The picture of a file as 8-bit RGB."""
-    with Image.open(path) as image:
-        return Picture(np.asarray(image.convert("RGB")), modality=modality)
+    """The picture of a file, as a user's own would be read; `modality` as the set states it."""
+    return dataclasses.replace(load_picture(path), modality=modality)
 
 
 def read_mask(path: Path) -> Mask:
