@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -53,6 +53,7 @@ class Config:
     data: Path | None = None
     tool: Path | None = None  # weights of the embedded tool: its masks become states
     encoder: Path | None = None  # weights of the embedded tool: begin with its encoder
+    fresh: bool = False  # go on with the checkpoint's weights but not with its optimiser's state
     every: float = 5.0  # minutes between checkpoints
     evaluate: float = 15.0  # minutes between evaluations on the validation patients
 
@@ -146,7 +147,7 @@ def losses(network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float) -> 
     # Absent names are many and easy: each picture's present ones weigh as much as all others.
     weight = torch.where(filled, 1.0, 0.15)
     maps = dense_loss(seen.maps.flatten(0, 1), batch.maps.flatten(0, 1)).unflatten(0, (-1, 4)).mean(0)
-    logits, states = network.write(seen, batch.target, batch.tokens)
+    logits, states = network.write(seen, batch.tokens)
     word = F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), reduction="none").view_as(
         batch.tokens
     )
@@ -157,9 +158,7 @@ def losses(network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float) -> 
     if clicked.any():
         at = (batch.tokens == 2).float().argmax(1)
         picked = states[torch.arange(len(at)), at][clicked]
-        part = Seen(
-            *(getattr(seen, name)[clicked] for name in ("names", "maps", "present", "points", "memory"))
-        )
+        part = Seen(*(getattr(seen, field.name)[clicked] for field in fields(Seen)))
         log_p = torch.log_softmax(network.point(part, picked), dim=1)
         goal = batch.cells[clicked]
         point = ((goal * torch.log(goal + 1e-9)) - goal * log_p).sum(1).mean()
@@ -314,9 +313,10 @@ def main(config: Config) -> None:
     config.folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.is_file():
         stored = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(stored["network"])
-        average.load_state_dict(stored["average"])
-        optimiser.load_state_dict(stored["optimiser"])
+        network.load_state_dict(stored["network"], strict=not config.fresh)
+        average.load_state_dict(stored["average"], strict=not config.fresh)
+        if not config.fresh:
+            optimiser.load_state_dict(stored["optimiser"])
         step, spent = stored["step"], stored["spent"]
         print(f"resumed at step {step}, {spent:.1f} min", flush=True)
     by_set: dict[str, list[Case]] = defaultdict(list)
@@ -327,6 +327,7 @@ def main(config: Config) -> None:
     chances = np.array([WEIGHTS[name] for name in sets])
     chances /= chances.sum()
     propose = tool_masks(config.tool)
+    first = step if config.fresh else 0
     began, running = time.monotonic() - 60 * spent, defaultdict(float)
     saved = evaluated = spent
     network.train()
@@ -340,7 +341,7 @@ def main(config: Config) -> None:
             batch = shrink(batch, config.small_side)
         rate = (
             config.rate
-            * min(1.0, (step + 1) / 200)
+            * min(1.0, (step - first + 1) / 100)
             * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         )
         for group in optimiser.param_groups:

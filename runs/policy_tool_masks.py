@@ -1,4 +1,4 @@
-"""States of the embedded policy from the embedded tool's own masks: proposals, then clicks right and wrong."""
+"""States of the embedded policy from the tool's own masks: proposals, then clicks right and wrong."""
 
 from __future__ import annotations
 

@@ -78,11 +78,11 @@ def test_step_by_step_writing_equals_teacher_forcing(network: EmbeddedPolicyNetw
     tokens = torch.randint(2, len(WORDS.entries), (2, 12))
     with torch.inference_mode():
         seen = network.see(image, target)
-        logits, states = network.write(seen, target, tokens)
+        logits, states = network.write(seen, tokens)
         memory, past = network.recall(seen.memory), None
         for position in range(12):
-            token = None if position == 0 else tokens[:, position - 1]
-            one, state, past = network.step(memory, past, target, token, position)
+            last = seen.glance if position == 0 else tokens[:, position - 1]
+            one, state, past = network.step(memory, past, last, position)
             torch.testing.assert_close(one, logits[:, position], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(state, states[:, position], rtol=1e-4, atol=1e-4)
         assert seen.maps.shape == (2, len(MAPS), GRID, GRID)

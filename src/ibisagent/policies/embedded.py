@@ -140,13 +140,12 @@ class EmbeddedPolicy:
         ]
         padding = [seen[0]] * (CHUNK - len(seen))
         memory = network.recall(torch.cat([one.memory for one in seen + padding]))
-        target = torch.tensor(rows + [rows[0]] * len(padding))
         chances = [np.random.default_rng(item.seed) for item in observations]
         tokens: list[list[int]] = [[] for _ in observations]
         cells = [-1] * len(observations)
-        past, last = None, None
+        past, last = None, torch.cat([one.glance for one in seen + padding])
         for position in range(LONGEST):
-            logits, states, past = network.step(memory, past, target, last, position)
+            logits, states, past = network.step(memory, past, last, position)
             if position == 1:
                 logits = logits + self._bias
             chosen = torch.ones(CHUNK, dtype=torch.long)

@@ -41,6 +41,7 @@ class Seen:
     present: Tensor  # B, logit: the target is in the picture
     points: Tensor  # B x 48 x 64 x 64, what the pointer looks at
     memory: Tensor  # B x (256 + 2) x width, what the text decoder reads
+    glance: Tensor  # B x width, where each text begins: what was asked, and the maps in figures
 
 
 class _Steered(nn.Module):
@@ -131,7 +132,9 @@ class EmbeddedPolicyNetwork(nn.Module):
         self.figures = nn.Sequential(nn.Linear(12 + 1 + 64, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, 2 * _WIDTH))
         self.words = nn.Embedding(words, _WIDTH)
         nn.init.normal_(self.words.weight, std=0.05)
-        self.start = nn.Linear(64, _WIDTH)
+        self.start, self.hint = nn.Linear(64, _WIDTH), nn.Linear(12 + 1, _WIDTH)
+        nn.init.zeros_(self.hint.weight)
+        nn.init.zeros_(self.hint.bias)
         self.order = nn.Parameter(torch.randn(LONGEST + 1, _WIDTH) * 0.02)
         self.layers = nn.ModuleList([_Layer() for _ in range(_LAYERS)])
         self.last = nn.LayerNorm(_WIDTH)
@@ -164,7 +167,8 @@ class EmbeddedPolicyNetwork(nn.Module):
         memory = self.to_memory(coarse_map.flatten(2).transpose(1, 2)) + self._places(coarse_map.shape[-1])
         facts = self.figures(torch.cat([figures, present.detach()[:, None], name], dim=1))
         memory = torch.cat([memory, facts.unflatten(1, (2, -1))], dim=1)
-        return Seen(features.names, maps, present, x, memory)
+        glance = self.start(name) + self.hint(torch.cat([figures, present.detach()[:, None]], dim=1))
+        return Seen(features.names, maps, present, x, memory, glance)
 
     def _places(self, grid: int) -> Tensor:
         """Positions of the coarse grid; training begins on smaller squares."""
@@ -174,12 +178,15 @@ class EmbeddedPolicyNetwork(nn.Module):
         smaller = F.interpolate(square, size=(grid, grid), mode="bilinear", align_corners=False)
         return smaller.flatten(2)[0].T
 
-    def write(self, seen: Seen, target: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, seen: Seen, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing: `tokens` B x T int64 to next-word logits (B x T x words) and states.
 
         Position t holds what is predicted for token t from the tokens before it.
         """
-        x = self._embed(target, tokens[:, :-1], 0)
+        x = (
+            torch.cat([seen.glance[:, None], self.words(tokens[:, :-1])], dim=1)
+            + self.order[: tokens.shape[1]]
+        )
         for layer in self.layers:
             x, _ = layer(x, layer.read(seen.memory), None)
         states = self.last(x)
@@ -201,26 +208,20 @@ class EmbeddedPolicyNetwork(nn.Module):
         self,
         memory: list[tuple[Tensor, Tensor]],
         past: list[tuple[Tensor, Tensor]] | None,
-        target: Tensor,
-        token: Tensor | None,
+        last: Tensor,
         position: int,
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """One more word: logits (B x words), states (B x width) and the grown past."""
-        if token is None:
-            x = self._embed(target, None, 0)
-        else:
-            x = self.words(token)[:, None] + self.order[position]
+        """One more word: logits (B x words), states (B x width) and the grown past.
+
+        `last` is `Seen.glance` (B x width) at position 0, then the words just written (B int64).
+        """
+        x = (last if position == 0 else self.words(last))[:, None] + self.order[position]
         grown = []
         for index, layer in enumerate(self.layers):
             x, kept = layer(x, memory[index], past[index] if past else None)
             grown.append(kept)
         state = self.last(x[:, 0])
         return F.linear(state, self.words.weight), state, grown
-
-    def _embed(self, target: Tensor, tokens: Tensor | None, position: int) -> Tensor:
-        start = self.start(self.target(target))[:, None]
-        x = start if tokens is None else torch.cat([start, self.words(tokens)], dim=1)
-        return x + self.order[position : position + x.shape[1]]
 
 
 def to_square(image: Pixels) -> NDArray[np.float32]:
