@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import resource
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -77,6 +78,14 @@ def cuts(data: bytes, count: int, first: int = 1) -> Iterator[tuple[int, bytes]]
 
 def packed(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
+
+
+def peak_kilobytes() -> int:
+    """The peak memory of this process; ru_maxrss would also hold that of the one that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def suffix_cases() -> Iterator[Case]:

@@ -176,6 +176,13 @@ def _damaged() -> Iterator[Case]:
     yield Case("strip-of-4-gb.tif", tiff(grey(), 1, 8, length=2**32 - 1), True, "", (24, 32))
     yield Case("17-bits.tif", tiff(grey(), 1, 17), False, "picture given")
     yield Case("self-chained.tif", tiff(grey(), 1, 8, following=8), True, "", (24, 32))
+    jpeg = whole["jpg"]
+    closed = jpeg[: len(jpeg) // 2] + b"\xff\xd9"
+    yield Case("cut-and-closed.jpg", closed, False, "damage within the pixels")
+    group4 = encoded(image.convert("1"), "TIFF", compression="group4")
+    fax = group4[:40] + b"\xff\x00\x55" + group4[43:]
+    yield Case("spoilt-group4.tif", fax, False, "damage within the pixels")
+    yield Case("padded.jpg", jpeg[:-2] + bytes(7) + jpeg[-2:], True)
     yield Case("trailing.png", whole["png"] + bytes(10_000), True)
     yield Case("trailing.jpg", whole["jpg"] + bytes(10_000), True)
 

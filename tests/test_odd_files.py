@@ -18,6 +18,7 @@ READER = """
 import json, resource, sys, time
 from ibisagent.errors import InputError
 from ibisagent.images import load_picture
+from odd_files import peak_kilobytes
 limit = 3 * 1024**3
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in json.load(sys.stdin):
@@ -29,7 +30,7 @@ for path in json.load(sys.stdin):
     except InputError as error:
         said = {"error": str(error), "parts": [bool(error.rule), bool(error.value), bool(error.fix)]}
     said["seconds"] = time.perf_counter() - start
-    said["kilobytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said["kilobytes"] = peak_kilobytes()
     print(json.dumps(said), flush=True)
 """
 SECRETS = ("Doe", "Jane", "jane", "0123456789", "1970", "/home", "Traceback")
@@ -44,7 +45,12 @@ class Reading:
         paths = json.dumps([str(file.path) for file in self.files])
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-c", READER], input=paths, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", READER],
+            input=paths,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=Path(__file__).parent,  # for odd_files
         )
         self.seconds = time.perf_counter() - start
         self.code, self.stderr = done.returncode, done.stderr

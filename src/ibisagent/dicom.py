@@ -27,10 +27,12 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     RLELossless,
 )
 
+from ibisagent.complaints import is_damaged_jpeg
 from ibisagent.dicom_facts import (
     file_window,
     frame_facts,
@@ -64,7 +66,7 @@ _TAGS = [  # all that is read; patient data never enters memory
 _DAMAGE = (
     *(AttributeError, EOFError, IndexError, KeyError, OSError, OverflowError, RuntimeError),
     *(TypeError, ValueError, SyntaxError, struct.error, zlib.error),
-    *(pydicom.errors.InvalidDicomError, Image.DecompressionBombError),
+    *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, Image.DecompressionBombError),
 )
 
 
@@ -255,6 +257,8 @@ def _check_encapsulated(data_set: Dataset, uid: UID, number: int, count: int, fi
     else:
         with Image.open(BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
             wrong = image.size != (columns, rows)
+        if not wrong and uid in (JPEGBaseline8Bit, JPEGExtended12Bit) and is_damaged_jpeg(frame):
+            raise file.damaged("its decoder meets damage within the pixels")
     if wrong:
         raise file.damaged("its compressed frame and its header disagree on the size")
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from ibisagent.complaints import is_damaged_jpeg, overhearing
 from ibisagent.errors import InputError
 from ibisagent.intensity import Decoded, bands, linear
 from ibisagent.picture_files import MAX_SIDE, PictureFile, check_sides, frame_number, quiet
@@ -28,22 +29,15 @@ _DAMAGE = (
 
 def read_raster(file: PictureFile, frame: int | None) -> Decoded:
     """Decode one page, numbered from 0. Raises InputError for what is too large or damaged."""
-    notes = list(file.assumptions)
     with quiet():
         try:
             if file.format == "PNG":
                 _verify_png(file)
-            # From a stream, for Pillow maps files that it opens itself, and misreads turned TIFFs then.
-            with file.path.open("rb") as stream, Image.open(stream, formats=(file.format,)) as image:
-                check_sides(*image.size, file.given)
-                pages = getattr(image, "n_frames", 1)
-                number = frame_number(frame, pages, "page", file, notes)
-                if number:
-                    image.seek(number)
-                    check_sides(*image.size, file.given)
-                notes.extend(_reduced(image))
-                inverted = file.format == "TIFF" and _white_is_zero(image)
-                decoded = _decode(image, file.given)
+            with overhearing() as heard:
+                decoded = _read(file, frame)
+            if heard or (file.format == "JPEG" and is_damaged_jpeg(file.path.read_bytes())):
+                raise file.damaged("its decoder meets damage within the pixels")
+            return decoded
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise file.fail(
                 f"A picture may have at most {MAX_SIDE} pixels a side",
@@ -54,6 +48,20 @@ def read_raster(file: PictureFile, frame: int | None) -> Decoded:
             raise
         except _DAMAGE as error:
             raise file.damaged(f"it cannot be decoded ({type(error).__name__})") from None
+
+
+def _read(file: PictureFile, frame: int | None) -> Decoded:
+    notes = list(file.assumptions)
+    # From a stream, for Pillow maps files that it opens itself, and misreads turned TIFFs then.
+    with file.path.open("rb") as stream, Image.open(stream, formats=(file.format,)) as image:
+        check_sides(*image.size, file.given)
+        number = frame_number(frame, getattr(image, "n_frames", 1), "page", file, notes)
+        if number:
+            image.seek(number)
+            check_sides(*image.size, file.given)
+        notes.extend(_reduced(image))
+        inverted = file.format == "TIFF" and _white_is_zero(image)
+        decoded = _decode(image, file.given)
     return replace(decoded, assumptions=(*notes, *decoded.assumptions), inverted=inverted)
 
 
