@@ -44,11 +44,10 @@ def _load(spec: str, device: str, dtype: str) -> Tool:
         return load_sam(place, kind=kind, device=device, dtype=dtype)
     from ibisagent.tools.sam2 import load_sam2
 
-    size = ""
+    size = None
     if place.endswith(("@512", "@1024")):
-        place, _, size = place.rpartition("@")
-    if kind == "medsam2" and size not in ("", "512"):
-        raise InputError("medsam2 runs at 512 pixels", f"@{size}", "leave the size out, or write sam2:")
-    return load_sam2(
-        place, size=int(size) if size else 512 if kind == "medsam2" else 1024, device=device, dtype=dtype
-    )
+        place, _, number = place.rpartition("@")
+        size = int(number)
+    if kind == "medsam2" and size == 1024:
+        raise InputError("medsam2 runs at 512 pixels", "@1024", "leave the size out, or write sam2:")
+    return load_sam2(place, kind=kind, size=size, device=device, dtype=dtype)
