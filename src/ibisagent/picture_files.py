@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 )
 
 _FIRST_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0014, 0x0016)  # of a bare data set
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,15 @@ def frame_number(frame: int | None, count: int, word: str, file: PictureFile, no
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep decoders' warnings and log lines, which may quote patient data, off the terminal."""
+    """Keep decoders' warnings and log lines, which may quote patient data, off the terminal.
+
+    Filters and levels belong to the whole process, so one thread at a time is let in.
+    """
+    with _ONE_AT_A_TIME:
+        yield from _silence()
+
+
+def _silence() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("PIL", "pydicom", "nibabel.global")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
