@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ibisagent.metrics import Floats, ratio
 from ibisagent.seeding import generator_for
@@ -56,28 +55,43 @@ class Resampler:
             self._weights[:, own] = draw.multinomial(len(own), np.full(len(own), 1 / len(own)), replicates)
         self.patients = len(keys)
 
-    def interval(self, columns: NDArray[np.floating] | Floats, statistic: Statistic) -> Interval:
+    def interval(self, columns: Floats, statistic: Statistic) -> Interval:
         """The statistic of the sums of `columns` (cases x K) with its interval.
 
         There is none with fewer than two patients that count. Replicates for which it is not
         defined (NaN) are left out of the percentiles.
         """
-        per_patient = np.zeros((self.patients, columns.shape[1]))
-        np.add.at(per_patient, self._row, columns)
-        value = float(statistic(per_patient.sum(0)))
-        if np.count_nonzero(per_patient.any(axis=1)) < 2:  # nothing to draw from: no interval
-            return Interval(value if math.isfinite(value) else None, None, None)
-        drawn = np.concatenate(
-            [
-                statistic(self._weights[first : first + _BLOCK].astype(float) @ per_patient)
-                for first in range(0, len(self._weights), _BLOCK)
-            ]
-        )
-        drawn = drawn[np.isfinite(drawn)]
-        if not math.isfinite(value) or not drawn.size:
-            return Interval(value if math.isfinite(value) else None, None, None)
-        low, high = np.percentile(drawn, [50 - LEVEL / 2, 50 + LEVEL / 2])
-        return Interval(value, float(low), float(high))
+        per_patient = self._per_patient(columns)
+        drawn = self._replicates(per_patient, statistic)
+        return _interval(float(statistic(per_patient.sum(0))), drawn, per_patient)
+
+    def difference(self, first: Floats, second: Floats, statistic: Statistic) -> Interval:
+        """As `interval`, for the statistic of `second` minus that of `first`, drawn together.
+
+        Both are computed alike, so equal columns differ by exactly 0 in every replicate.
+        """
+        one, other = self._per_patient(first), self._per_patient(second)
+        value = float(statistic(other.sum(0)) - statistic(one.sum(0)))
+        drawn = self._replicates(other, statistic) - self._replicates(one, statistic)
+        return _interval(value, drawn, np.hstack([one, other]))
+
+    def _per_patient(self, columns: Floats) -> Floats:
+        sums = np.zeros((self.patients, columns.shape[1]))
+        np.add.at(sums, self._row, columns)
+        return sums
+
+    def _replicates(self, per_patient: Floats, statistic: Statistic) -> Floats:
+        blocks = (self._weights[first : first + _BLOCK] for first in range(0, len(self._weights), _BLOCK))
+        return np.concatenate([statistic(block.astype(float) @ per_patient) for block in blocks])
+
+
+def _interval(value: float, drawn: Floats, per_patient: Floats) -> Interval:
+    defined = value if math.isfinite(value) else None
+    drawn = drawn[np.isfinite(drawn)]
+    if defined is None or not drawn.size or np.count_nonzero(per_patient.any(axis=1)) < 2:
+        return Interval(defined, None, None)
+    low, high = np.percentile(drawn, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return Interval(defined, float(low), float(high))
 
 
 # --- columns and statistics of means ----------------------------------------------------------
