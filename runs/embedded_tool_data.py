@@ -313,8 +313,8 @@ class Augmenter:
         weights = np.array([(masks[n] > 127).sum() ** -0.25 for n in seen])
         name = int(rng.choice(seen, p=weights / weights.sum()))
         truth = masks[name]
-        named = not nameless and rng.random() < 0.55
-        propose = named and rng.random() < 0.62
+        named = not nameless and rng.random() < 0.62
+        propose = named and rng.random() < 0.72
         start = None if propose else self._start(truth, masks)
         return Row(truth, name if named else none, propose, start, 0 if propose else self._early())
 
