@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from ibisagent.errors import EpisodeFormatError, InputError
+from ibisagent.evaluation.samples import claim, mend, read_lines, read_run, samples_file
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b""),
+        (b"{}\n", b"{}\n"),
+        (b'{}\n{"case"', b"{}\n"),
+        (b'{"case"', b""),
+        (b"{}\n" + b"x" * (3 << 20), b"{}\n"),
+        (b"{}\n" * 2 + b"\n", b"{}\n" * 2 + b"\n"),
+    ],
+)
+def test_an_unfinished_last_line_is_cut_off(tmp_path: Path, before: bytes, after: bytes) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_bytes(before)
+    mend(file)
+    assert file.read_bytes() == after
+    mend(tmp_path / "none.jsonl")
+
+
+def test_each_case_is_read_once_over_all_files(tmp_path: Path) -> None:
+    samples_file(tmp_path, (1, 2)).write_text('{"case":"a","n":1}\n{"case":"b"}\n')
+    samples_file(tmp_path, (2, 2)).write_text('{"case":"a","n":2}\n{"case":"c"}\n{"ca')
+    lines = list(read_lines(tmp_path))
+    assert [line["case"] for line in lines] == ["a", "b", "c"] and lines[0]["n"] == 1
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    samples_file(tmp_path).write_text('{"case":"a"}\nnonsense\n{"case":"b"}\n')
+    with pytest.raises(EpisodeFormatError, match=r"line 2 of samples\.jsonl"):
+        list(read_lines(tmp_path))
+
+
+def test_facts_are_written_once_and_then_checked(tmp_path: Path) -> None:
+    assert read_run(tmp_path) is None
+    claim(tmp_path, "data", {"split": "test", "nested": {"x": 1}})
+    claim(tmp_path, "pair", {"policy": "p"})
+    claim(tmp_path, "data", {"split": "test", "nested": {"x": 1}})
+    run = read_run(tmp_path)
+    assert run is not None and run["data"]["split"] == "test" and run["pair"] == {"policy": "p"}
+    with pytest.raises(InputError, match=r"nested\.x: 2 here, 1 there"):
+        claim(tmp_path, "data", {"split": "test", "nested": {"x": 2}})
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"reads ibisagent\.run/1"):
+        claim(tmp_path, "data", {})
