@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_sets import SECRET, make_sets
 
 from ibisagent.datasets.biomedparse import iter_samples
@@ -211,8 +212,9 @@ def test_per_set_draws_the_same_cases_everywhere(data: Path, tmp_path: Path) -> 
         ({"batch_size": 0}, "--batch-size"),
         ({"per_set": 0}, "--per-set"),
         ({"instruction": "Find {thing}"}, "--instruction"),
-        ({"split": "validation"}, "there is something to evaluate"),
-        ({"datasets": ("Nowhere",)}, "every set is a folder"),
+        ({"split": "validation"}, "the split must be in the data set"),
+        ({"datasets": ("Nowhere",)}, "--datasets are sets"),
+        ({"labels": ("liver",)}, "--labels are pairs"),
         ({"pair": PairOptions(policy="human")}, "not asked of a person"),
     ],
 )
@@ -221,3 +223,24 @@ def test_wrong_options_are_named(
 ) -> None:
     with pytest.raises(InputError, match=rule):
         evaluate(replace(command, out=tmp_path, **change))
+
+
+def test_any_format_can_be_measured(tmp_path: Path, data: Path) -> None:
+    """Plain folders of pictures and masks; the empty mask says that the target is absent."""
+    for kind in ("images", "masks"):
+        (tmp_path / "plain" / kind).mkdir(parents=True)
+    source = data / "Other"
+    for name in ("a", "b"):
+        picture = Image.open(source / "test" / f"{name}_MRI_heart.png")
+        mask = Image.open(source / "test_mask" / f"{name}_MRI_heart_left+ventricle.png").convert("L")
+        picture.save(tmp_path / "plain" / "images" / f"{name}.png")
+        mask.save(tmp_path / "plain" / "masks" / f"{name}.png")
+    Image.new("L", (72, 60)).save(tmp_path / "plain" / "masks" / "c.png")
+    picture.save(tmp_path / "plain" / "images" / "c.png")
+    pair = replace(PAIR, policy="scripted:oracle")
+    command = Evaluate(
+        tmp_path / "plain", split="all", target="left ventricle", out=tmp_path / "out", pair=pair
+    )
+    summary = evaluate(command)
+    assert summary is not None and summary["cases"]["present"] == 2 and summary["cases"]["absent"] == 1
+    assert value(summary, "mean IoU")["value"] > 0.8 and value(summary, "MCC (presence)")["value"] == 1.0

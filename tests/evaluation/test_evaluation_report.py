@@ -130,6 +130,6 @@ def test_the_page_opens_in_a_browser_without_a_complaint(page: str, tmp_path: Pa
 
 def test_plan_is_what_the_folder_holds(tmp_path: Path) -> None:
     data = make_sets(tmp_path)
-    tasks = plan(data, absent=True)
+    tasks = plan(data, absent=True).tasks
     index = json.loads((data / "BTCV" / "test.json").read_text())
     assert sum(len(task.targets) for task in tasks) == 10 and len(index["images"]) == 3

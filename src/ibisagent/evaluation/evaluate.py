@@ -22,8 +22,8 @@ from ibisagent.evaluation.pair import PairOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ibisagent.evaluation.cases import Task
-    from ibisagent.evaluation.workers import Done, Mark, Wrap
+    from ibisagent.evaluation.cases import Plan, Task
+    from ibisagent.evaluation.workers import Done, Mark, Work, Wrap
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Evaluate:
     """Measure a policy and a tool on data sets: samples.jsonl, summary.json and report.html."""
 
     data: Annotated[Path, tyro.conf.Positional]
-    """folder of data sets in the layout of BiomedParseData, or one such set"""
+    """a data set: its folder, a folder of sets, or its index file"""
     split: str = "test"
-    """test, train, or val: a tenth of the training patients, which train then leaves out"""
+    """test, train, val or all; where the data has no val, it is a tenth of the training patients"""
     out: Path = Path("ibisagent-evaluation")
     """folder for the results; the same command continues a run that was stopped"""
     datasets: tuple[str, ...] = ()
@@ -44,6 +44,20 @@ class Evaluate:
     """ask also for the targets that the data set lists as absent from a picture"""
     instruction: str = "Find the {target} in this image."
     """what is asked; {target} is filled in"""
+    format: str | None = None
+    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, huggingface or folders; else found out"""
+    target: str | None = None
+    """what masks without names show, such as "skin lesion" """
+    labels: tuple[str, ...] = ()
+    """label values or colours and what they show, as 1=liver #ff0000=spleen"""
+    pictures: Path | None = None
+    """where the pictures of a JSON index lie"""
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """through which volumes are sliced"""
+    every: int = 1
+    """only every so-manyth slice of a volume"""
+    window: str | None = None
+    """grey values of volumes shown, as LO,HI"""
     batch_size: int = 8
     """episodes that advance together"""
     workers: int = 1
@@ -81,25 +95,25 @@ def evaluate(
 
     `wrap` puts a baseline around the policy (module-level, since worker processes load it).
     """
-    from ibisagent.evaluation.cases import plan, shard
+    from ibisagent.evaluation.cases import shard
     from ibisagent.evaluation.samples import claim, mend, read_lines, samples_file
+    from ibisagent.evaluation.workers import Work
 
     share = _shard(command)
     _check(command)
-    tasks = plan(
-        command.data, command.split, command.datasets, absent=command.absent, per_set=command.per_set
-    )
-    planned = sorted(name for task in tasks for name in task.case_ids())
+    planned = plan_of(command)
+    tasks, cases = planned.tasks, sorted(name for task in planned.tasks for name in task.case_ids())
     try:
         command.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError("--out is a folder that can be written to", error.strerror) from None
-    digest = hashlib.sha256("\n".join(planned).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join(cases).encode()).hexdigest()[:16]
     facts = {
         "split": command.split,
-        "cases": len(planned),
+        "cases": len(cases),
         "case_list": digest,
         "instruction": command.instruction,
+        "index_faults": planned.faults,
     }
     claim(command.out, "data", facts)
     file = samples_file(command.out, share)
@@ -107,10 +121,41 @@ def evaluate(
     done = {record["case"] for record in read_lines(command.out)}
     waiting = _waiting(tasks if share is None else shard(tasks, *share), done)
     began = time.perf_counter()
-    _finish(command, waiting, file, len(done & set(planned)), screen, wrap)
+    work = Work(command.pair, planned.options, command.batch_size, wrap)
+    _finish(command, waiting, file, len(done & set(cases)), screen, work)
     seconds = time.perf_counter() - began
     count = sum(len(task.targets) for task in waiting)
-    return _write_summary(command, planned, tasks, (count, seconds), screen)
+    return _write_summary(command, cases, tasks, (count, seconds), screen)
+
+
+def plan_of(command: Evaluate) -> Plan:
+    """The cases that a command asks for. Raises InputError for data that cannot be read."""
+    from ibisagent.datasets.cases import ReadOptions
+    from ibisagent.datasets.folders import checked_labels
+    from ibisagent.evaluation.cases import plan
+    from ibisagent.intensity import parse_window
+
+    labels = [label.partition("=") for label in command.labels]
+    if any(not value or not name for value, _, name in labels):
+        raise InputError("--labels are pairs", " ".join(command.labels), "write 1=liver 2=spleen")
+    options = ReadOptions(
+        instruction=command.instruction,
+        target=command.target,
+        labels=checked_labels({value: name for value, _, name in labels}),
+        pictures=command.pictures,
+        axis=command.axis,
+        every=command.every,
+        window=parse_window(command.window) if command.window else None,
+    )
+    return plan(
+        command.data,
+        command.split,
+        command.datasets,
+        absent=command.absent,
+        per_set=command.per_set,
+        format=command.format,
+        options=options,
+    )
 
 
 def _check(command: Evaluate) -> None:
@@ -156,13 +201,12 @@ def _finish(
     file: Path,
     done: int,
     screen: Console | None,
-    wrap: Wrap | None,
+    work: Work,
 ) -> None:
     """Run the waiting cases and write each line as it comes. The pair is checked in any case."""
     from ibisagent.evaluation.samples import claim
-    from ibisagent.evaluation.workers import Mark, Work, run_here, run_processes
+    from ibisagent.evaluation.workers import Mark, run_here, run_processes
 
-    work = Work(command.pair, command.instruction, command.batch_size, wrap)
     count = sum(len(task.targets) for task in waiting)
     workers = min(command.workers, len(waiting))
     messages = run_processes(waiting, work, workers) if workers > 1 else run_here(waiting, work)

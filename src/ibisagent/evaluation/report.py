@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from ibisagent import render
-from ibisagent.datasets.biomedparse import read_picture
 from ibisagent.evaluation.cases import Task
 from ibisagent.evaluation.plots import Bar, bars, histogram, lines, scatter
 from ibisagent.evaluation.samples import read_lines, read_scores
@@ -129,15 +128,15 @@ def picture_figure(pixels: Pixels, caption: str) -> str:
 def pictures_of(cases: Sequence[str], folder: Path, tasks: Sequence[Task]) -> dict[str, Pixels]:
     """Thumbnails of cases by id, as far as their episodes and picture files are there."""
     wanted = set(cases)
-    places = {name: task.record for task in tasks for name in task.case_ids() if name in wanted}
+    places = {name: task.entry for task in tasks for name in task.case_ids() if name in wanted}
     drawn: dict[str, Pixels] = {}
     for line in read_lines(folder):
-        record = places.get(line["case"])
-        if record is None or line["episode"] is None:
+        entry = places.get(line["case"])
+        if entry is None or line["episode"] is None:
             continue
         episode = line["episode"]
         predicted = episode["result"]["mask"]
-        picture = read_picture(record.path, record.modality)
+        picture = entry.picture.read()
         truth = decode_rle(episode["truth"])
         mask = None if predicted is None else decode_rle(predicted)
         drawn[line["case"]] = thumbnail(picture, truth, mask)

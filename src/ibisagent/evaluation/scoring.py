@@ -32,7 +32,7 @@ class Surface:
 class CaseScore:
     """Everything that aggregates need to know of one case. Holds no name, path or patient id."""
 
-    case: str  # SET/HASH/TARGET
+    case: str  # sample id, such as SET/HASH/TARGET
     dataset: str
     split: str
     target: str

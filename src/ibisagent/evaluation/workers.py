@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ibisagent.agent import Agent
-from ibisagent.datasets.biomedparse import sample_id
+from ibisagent.datasets.cases import ReadOptions
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import scoring
-from ibisagent.evaluation.cases import Task, patient_key, samples
+from ibisagent.evaluation.cases import Task, case_id, samples
 from ibisagent.evaluation.pair import PairOptions, load_pair
 from ibisagent.fingerprint import fingerprint
 from ibisagent.types import Mask, Policy, Sample
@@ -38,7 +38,7 @@ class Work:
     """How every case is run. Pickled to the worker processes."""
 
     pair: PairOptions
-    instruction: str  # may hold {target}
+    options: ReadOptions  # how pictures and masks are read, and what is asked
     batch_size: int = 8
     wrap: Wrap | None = None  # a module-level callable, or a dataclass with __call__
 
@@ -79,10 +79,10 @@ def run_here(tasks: Iterable[Task], work: Work) -> Iterator[Mark | Done]:
     def feed() -> Iterator[Sample]:
         for task in tasks:
             try:
-                for sample in list(samples(task, work.instruction)):  # a picture is read whole or not
+                for sample in list(samples(task, work.options)):  # a picture is read whole or not
                     assert sample.truth is not None
                     truths[sample.sample_id] = sample.truth
-                    patients[sample.sample_id] = patient_key(task.record)
+                    patients[sample.sample_id] = task.patient
                     yield sample
             except (InputError, OSError, ValueError) as error:
                 failed.extend(_unreadable(task, error))
@@ -208,16 +208,16 @@ def _mark(agent: Agent) -> dict[str, Any]:
 def _unreadable(task: Task, error: Exception) -> Iterator[Done]:
     """The lines of a picture that cannot be read; the reason names no file."""
     reason = error.rule if isinstance(error, InputError) else "the picture is a readable file"
-    record = task.record
+    entry = task.entry
     for target in task.targets:
         facts = {
-            "case": sample_id(record, target),
-            "dataset": record.dataset,
-            "split": record.split,
-            "target": target,
-            "modality": record.modality,
-            "site": record.site,
-            "patient": patient_key(record),
+            "case": case_id(entry, target),
+            "dataset": entry.dataset,
+            "split": entry.split,
+            "target": target or "",
+            "modality": entry.modality,
+            "site": entry.site,
+            "patient": task.patient,
         }
         line = _line({**scoring.to_record(scoring.unreadable(facts, reason)), "episode": None})
         yield Done(facts["case"] or "", None, line)
