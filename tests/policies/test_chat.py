@@ -238,14 +238,37 @@ def test_one_bad_item_does_not_spoil_the_others(server):
 # --- what may pass is tried again -------------------------------------------------------------
 
 
-def test_429_waits_as_long_as_the_server_asks(server):
-    server.script = lambda body, number: (
-        Answer({}, 429, {"Retry-After": "0.3"}) if number == 1 else say("fine")
-    )
-    started = time.monotonic()
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that the client would have slept, in order."""
+    slept = []
+    monkeypatch.setattr("ibisagent.policies.chat_client.time", FakeTime(slept))
+    return slept
+
+
+class FakeTime:
+    """The clock of the client: real, but for sleeping."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self, slept):
+        self.sleep = slept.append
+
+
+def test_429_waits_as_long_as_the_server_asks(server, waits):
+    server.script = lambda body, number: Answer({}, 429, {"Retry-After": "7"}) if number == 1 else say("fine")
     assert load(server).act([observe()])[0].text == "fine"
-    assert time.monotonic() - started >= 0.3
-    assert len(server.asked) == 2
+    assert waits == [7.0] and len(server.asked) == 2
+
+
+def test_waits_double_with_a_jitter_that_the_seed_repeats(server, waits):
+    server.script = lambda body, number: Answer({}, 500)
+    policy = load(server, retries=3, backoff=1.0)
+    for seed in (1, 1, 2):
+        error_of(policy, observe(seed=seed))
+    first, again, other = waits[:3], waits[3:6], waits[6:]
+    assert first == again != other
+    assert all(0.5 * 2**number <= wait <= 2**number for number, wait in enumerate(first))
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
