@@ -1,0 +1,366 @@
+"""Trajectories of five kinds: a teacher that sees the true mask plays episodes in the real environment.
+
+plain: clicks by a simulator until the IoU is reached, then Terminate. self_correction: one wrong
+click is injected, seen and taken back (or answered by an opposite click). wrong_start: the episode
+begins from a mask on something else. stop: it begins from a mask that is already good. absent: the
+target is not there. What never reaches the IoU becomes `unreached` and is kept only on request.
+Every thought is a template filled with measured facts; the loop is `rollout`, no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from ibisagent.actions import click_at, click_pixel, format_text
+from ibisagent.environment import REPEAT_RADIUS, Settings
+from ibisagent.errors import InputError
+from ibisagent.masks import error_regions, iou
+from ibisagent.rollout import rollout
+from ibisagent.seeding import generator_for
+from ibisagent.synthesis import reasoning
+from ibisagent.synthesis.clicks import ClickSimulator, Kind, next_click
+from ibisagent.types import (
+    BASE_VERBS,
+    Action,
+    Click,
+    Episode,
+    EpisodeStatus,
+    Mask,
+    Observation,
+    Outcome,
+    PolicyReply,
+    Sample,
+    Support,
+    Terminate,
+    Tool,
+    Undo,
+    Verb,
+    View,
+)
+
+TrajectoryKind = Literal["plain", "self_correction", "wrong_start", "stop", "absent"]
+UNREACHED = "unreached"  # kind of a trajectory that did not come to the IoU asked for
+
+_MISSES = 0.08  # a mask is elsewhere where it covers less of the target than this, and vice versa
+_MARGIN = 0.03  # of the longest side: how far outside the target a wrong click lies
+_TRIES = 12
+
+_OFF = (
+    "The last click was wrong: the mask now covers something at the {place} that is not the {target}. "
+    "I take it back.",
+    "That click missed the {target} and the mask spread at the {place}. I undo it.",
+)
+_LOST = (
+    "The last click was wrong: the mask lost a part of the {target} at the {place}. I take it back.",
+    "After that click a part of the {target} at the {place} is no longer covered. I undo it.",
+)
+_NO_HELP = ("The last click did not help to cover the {target}. I take it back.",)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds; they need not add up to 1."""
+
+    plain: float = 0.5
+    self_correction: float = 0.2
+    wrong_start: float = 0.1
+    stop: float = 0.1
+    absent: float = 0.1
+
+    def __post_init__(self) -> None:
+        shares = (self.plain, self.self_correction, self.wrong_start, self.stop, self.absent)
+        if min(shares) < 0 or not sum(shares) > 0:
+            raise InputError("shares of kinds are at least 0 and not all 0", shares)
+
+    @property
+    def absent_odds(self) -> float:
+        """Trajectories on absent targets for one on a target that is there; inf where there is no other."""
+        present = self.plain + self.self_correction + self.wrong_start + self.stop
+        return self.absent / present if present else float("inf")
+
+    def draw(self, rng: np.random.Generator) -> TrajectoryKind:
+        """A kind for a target that is there. Asserts that one has a share."""
+        kinds: tuple[TrajectoryKind, ...] = ("plain", "self_correction", "wrong_start", "stop")
+        shares = np.array([self.plain, self.self_correction, self.wrong_start, self.stop])
+        assert shares.sum() > 0, "only absent targets were asked for"
+        return kinds[int(rng.choice(4, p=shares / shares.sum()))]
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How trajectories are made; part of their fingerprint."""
+
+    stop_at: float = 0.80  # IoU at which the teacher terminates; METHOD section 5
+    clicks: Kind = "centre"
+    mix: Mix = Mix()
+
+
+@dataclass
+class Plan:
+    """What the teacher does in one episode, and how far it is."""
+
+    kind: TrajectoryKind
+    target: str
+    truth: Mask
+    others: tuple[Mask, ...] = ()  # of other targets in the picture
+    wrong_turn: int = 0  # from which turn on a wrong click is due; 0: none is
+    answering: bool = False  # the last click was the wrong one
+    before: Mask | None = None  # the mask before the wrong click
+
+
+# --- planning ---------------------------------------------------------------------------------
+
+
+def plan(sample: Sample, others: Sequence[Mask], teaching: Teaching, seed: int) -> tuple[Sample, Plan]:
+    """The sample, with a starting mask where its kind needs one, and the plan for it.
+
+    Drawn from (seed, sample id) alone. A kind that this picture cannot give becomes plain.
+    Asserts that the sample has its true mask.
+    """
+    truth = sample.truth
+    assert truth is not None, "a trajectory needs the true mask"
+    rng = generator_for(seed, sample.sample_id, "plan")
+    target = sample.target or "target"
+    if not truth.any():
+        return sample, Plan("absent", target, truth)
+    kind = teaching.mix.draw(rng)
+    start = None
+    if kind == "wrong_start":
+        start = wrong_mask(truth, others, rng)
+    elif kind == "stop":
+        start = good_mask(truth, teaching.stop_at, rng)
+    if start is None and kind in ("wrong_start", "stop"):
+        kind = "plain"
+    made = Plan(kind, target, truth, tuple(others))
+    if kind == "self_correction":
+        made.wrong_turn = 1 if rng.random() < 0.6 else 2
+    return (replace(sample, start_mask=start) if start is not None else sample), made
+
+
+def good_mask(truth: Mask, stop_at: float, rng: np.random.Generator) -> Mask:
+    """A mask as a tool might draw it, with an IoU of at least `stop_at` and at least 0.8."""
+    radius = max(1.0, float(np.sqrt(truth.sum() / np.pi)))
+    for attempt in range(_TRIES):
+        sigma = max(0.3, radius * float(rng.uniform(0.05, 0.3)) / (attempt + 1))
+        soft = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        mask = np.asarray(soft > rng.uniform(0.35, 0.65))
+        if iou(mask, truth) >= max(stop_at, 0.8):
+            return mask
+    return truth.copy()
+
+
+def wrong_mask(truth: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Mask | None:
+    """Another object's mask, else the target's own shape somewhere else; None where neither fits."""
+    elsewhere = [mask for mask in others if mask.any() and _misses(mask, truth)]
+    if elsewhere:
+        return elsewhere[int(rng.integers(len(elsewhere)))]
+    rows, columns = np.nonzero(truth)
+    height, width = truth.shape
+    for _ in range(_TRIES):
+        down = rows - rows.min() + int(rng.integers(-(np.ptp(rows) // 2), height))
+        right = columns - columns.min() + int(rng.integers(-(np.ptp(columns) // 2), width))
+        inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
+        mask = np.zeros_like(truth)
+        mask[down[inside], right[inside]] = True
+        if 2 * inside.sum() >= len(rows) and _misses(mask, truth):
+            return mask
+    return None
+
+
+def wrong_click(
+    wanted: Plan, mask: Mask | None, clicks: Sequence[Click], rng: np.random.Generator
+) -> Click | None:
+    """A click that makes things worse: positive well outside the target, or negative within what is right.
+
+    Positive ones prefer other objects. None where the picture has no room for one.
+    """
+    truth = wanted.truth
+    shape = (truth.shape[0], truth.shape[1])
+    right = np.zeros_like(truth) if mask is None else truth & mask
+    if right.any() and rng.random() < 0.4:
+        click = next_click(right, None, _blocked(clicks, shape))
+        return None if click is None else replace(click, positive=False)
+    size = 2 * max(1, round(_MARGIN * max(shape))) + 1
+    covered = truth if mask is None else truth | mask
+    outside = cv2.dilate(covered.astype(np.uint8), np.ones((size, size), np.uint8)) == 0
+    other = np.logical_or.reduce([*wanted.others, np.zeros_like(truth)]) & outside
+    region = other if other.any() and rng.random() < 0.6 else outside
+    for click in _blocked(clicks, shape):
+        region[click_pixel(click, *shape)] = False
+    rows, columns = np.nonzero(region)
+    if not len(rows):
+        return None
+    pick = int(rng.integers(len(rows)))
+    return click_at(int(rows[pick]), int(columns[pick]), *shape, True)
+
+
+def _misses(mask: Mask, truth: Mask) -> bool:
+    both = int((mask & truth).sum())
+    return both < _MISSES * truth.sum() and both < _MISSES * max(int(mask.sum()), 1)
+
+
+def _blocked(clicks: Sequence[Click], shape: tuple[int, int]) -> list[Click]:
+    """Clicks on every pixel that the environment would call a repetition of an earlier one."""
+    height, width = shape
+    found = []
+    for click in clicks:
+        row, column = click_pixel(click, height, width)
+        down, right = int(REPEAT_RADIUS * height) + 1, int(REPEAT_RADIUS * width) + 1
+        for y in range(max(0, row - down), min(height, row + down + 1)):
+            for x in range(max(0, column - right), min(width, column + right + 1)):
+                found.append(click_at(y, x, height, width, click.positive))
+    return found
+
+
+# --- the teacher ------------------------------------------------------------------------------
+
+
+class Teacher:
+    """A policy that sees the true masks in its plans, keyed by sample id. Observations never do."""
+
+    name = "scripted:teacher"
+    view = View()
+    verbs = BASE_VERBS | {Verb.UNDO}
+
+    def __init__(self, teaching: Teaching) -> None:
+        self._teaching = teaching
+        self._simulator = ClickSimulator(teaching.clicks)
+        self.plans: dict[str, Plan] = {}
+
+    def supports(self, instruction: str) -> Support:
+        return Support(known=True)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"name": self.name, "stop_at": self._teaching.stop_at, "clicks": self._teaching.clicks}
+
+    def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
+        return [self._reply(observation) for observation in observations]
+
+    def _reply(self, observation: Observation) -> PolicyReply:
+        made = self.plans[observation.sample_id]
+        rng = np.random.default_rng(observation.seed)
+        decided = self._decide(observation, made, rng)
+        if decided is None:
+            return PolicyReply(error="No pixel is left to click (no_error_left).")
+        action, think = decided
+        known = reasoning.facts(made.target, made.truth, observation.mask, action)
+        said = reasoning.answer(known, rng) if isinstance(action, Terminate) else None
+        text = format_text(think or reasoning.thought(known, rng), action, said)
+        return PolicyReply(text, tokens=len(text.split()))
+
+    def _decide(
+        self, observation: Observation, made: Plan, rng: np.random.Generator
+    ) -> tuple[Action, str | None] | None:
+        """The action and, where `reasoning` has no template for it, the thought. None: nothing is left."""
+        mask, clicks = observation.mask, observation.clicks
+        may_undo = Verb.UNDO in observation.verbs
+        if made.wrong_turn and observation.turn >= made.wrong_turn:
+            made.wrong_turn = 0
+            click = wrong_click(made, mask, clicks, rng)
+            if click is not None:
+                made.answering, made.before = True, mask
+                return click, None
+            made.kind = "plain"
+        if made.answering:
+            made.answering = False
+            if may_undo:
+                return Undo(), _second_thought(made, mask, rng)
+            opposite = _opposite(made, mask, clicks)
+            if opposite is not None:
+                return opposite, None
+        if made.kind == "wrong_start" and observation.turn == 1 and may_undo:
+            return Undo(), None
+        if mask is None and not made.truth.any():
+            return Terminate(), None
+        if mask is not None and iou(mask, made.truth) >= self._teaching.stop_at:
+            return Terminate(), None
+        shape = (made.truth.shape[0], made.truth.shape[1])
+        found = self._simulator.next_click(made.truth, mask, _blocked(clicks, shape), rng)
+        return None if found is None else (found, None)
+
+
+def _second_thought(made: Plan, mask: Mask | None, rng: np.random.Generator) -> str | None:
+    """What is wrong after a wrong click; None where `reasoning` says it (the mask misses the target)."""
+    if mask is None or (mask.any() and _misses(mask, made.truth)):
+        return None
+    before = np.zeros_like(mask) if made.before is None else made.before
+    added, lost = mask & ~before & ~made.truth, before & ~mask & made.truth
+    templates, region = (_OFF, added) if added.sum() >= lost.sum() else (_LOST, lost)
+    if not region.any():
+        return _NO_HELP[0].format(target=made.target)
+    centre = next_click(region, None)
+    assert centre is not None, "a region has a pixel"
+    text = templates[int(rng.integers(len(templates)))]
+    return text.format(target=made.target, place=reasoning.place_of(centre.x, centre.y))
+
+
+def _opposite(made: Plan, mask: Mask | None, clicks: Sequence[Click]) -> Click | None:
+    """Without Undo: a click of the other sign in the error that the wrong one made."""
+    if mask is None or not clicks:
+        return None
+    missed, included = error_regions(made.truth, mask)
+    region = included if clicks[-1].positive else missed
+    same = [click for click in clicks if click.positive != clicks[-1].positive]
+    found = next_click(region, None, _blocked(same, (mask.shape[0], mask.shape[1])))
+    return None if found is None else replace(found, positive=not clicks[-1].positive)
+
+
+# --- playing ----------------------------------------------------------------------------------
+
+
+def trajectories(
+    planned: Iterable[tuple[Sample, Plan]],
+    tool: Tool,
+    teaching: Teaching,
+    settings: Settings,
+    batch_size: int = 1,
+) -> Iterator[Episode]:
+    """Play every planned sample and label it with its kind, in the order in which episodes end.
+
+    Raises InputError where the tool cannot take what the plans need.
+    """
+    teacher = Teacher(teaching)
+
+    def samples() -> Iterator[Sample]:
+        for sample, made in planned:
+            teacher.plans[sample.sample_id] = made
+            yield sample
+
+    for event in rollout(samples(), teacher, tool, settings, batch_size=batch_size):
+        if event.episode is not None:
+            made = teacher.plans.pop(event.episode.sample_id)
+            fits = reached(event.episode, teaching.stop_at)
+            yield replace(event.episode, kind=made.kind if fits else UNREACHED)
+
+
+def reached(episode: Episode, stop_at: float) -> bool:
+    """Whether a trajectory ended as it should: terminated, at the IoU, or absent where that is true."""
+    if episode.status is not EpisodeStatus.TERMINATED or episode.mask is None or episode.truth is None:
+        return False
+    if not episode.truth.any():
+        return episode.outcome is Outcome.ABSENT
+    return iou(episode.mask, episode.truth) >= stop_at
+
+
+def wrong_turns(episode: Episode) -> tuple[int, ...]:
+    """Numbers of the turns whose click lies outside the error it should mend: nothing to learn from.
+
+    Those are the injected clicks of self-corrections; the turns after them, which notice and mend
+    the mistake, are what such a trajectory is for. Asserts that the episode has its true mask.
+    """
+    truth = episode.truth
+    assert truth is not None, "a trajectory keeps its true mask"
+    wrong, before = [], episode.start_mask
+    for turn in episode.turns:
+        if isinstance(turn.action, Click):
+            missed, included = error_regions(truth, before)
+            region = missed if turn.action.positive else included
+            if not region[click_pixel(turn.action, *truth.shape)]:
+                wrong.append(turn.number)
+        before = turn.mask
+    return tuple(wrong)
