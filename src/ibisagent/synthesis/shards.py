@@ -1,0 +1,216 @@
+"""One shard of a synthesis job: its trajectories, a journal that survives any end, the final file.
+
+Cases are dealt to shards by their keys, so a shard is the same in every run. While it is made,
+every finished trajectory is a line in `journal-N.jsonl`; a run that was killed reads the journal,
+drops a torn last line and makes only what is missing. A finished shard is written in the order of
+the samples and takes its name in one step, so interrupted and whole runs are equal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from ibisagent.datasets.cases import Case, ReadOptions, samples_of
+from ibisagent.datasets.detect import open_dataset
+from ibisagent.environment import Settings
+from ibisagent.episodes import episode_line
+from ibisagent.errors import IbisError
+from ibisagent.seeding import generator_for
+from ibisagent.synthesis.trajectories import UNREACHED, Plan, Teaching, plan, trajectories
+from ibisagent.types import BASE_VERBS, Episode, Sample, Tool, Verb
+
+_LEFT_OUT = '{"left_out"'
+
+Tick = Callable[[int, int], None]  # cases and trajectories done since the last call
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides what is made; plain values, so that workers can be given it."""
+
+    data: Path
+    format: str | None = None
+    options: ReadOptions = field(default_factory=ReadOptions)
+    teaching: Teaching = field(default_factory=Teaching)
+    tool: str = "embedded"
+    device: str = "auto"
+    point_to_box: float | None = None
+    undo: bool = True
+    max_turns: int = 20
+    repeats: int = 1  # trajectories for each picture and target
+    keep_unreached: bool = False
+    shards: int = 1
+    batch_size: int = 4
+    limit: int | None = None  # of cases, for a trial
+    seed: int = 0
+
+    def settings(self, repeat: int) -> Settings:
+        """The settings of one repetition; each has a seed of its own."""
+        verbs = BASE_VERBS | {Verb.UNDO} if self.undo else BASE_VERBS
+        return Settings(max_turns=self.max_turns, verbs=verbs, seed=self.seed + repeat)
+
+
+def shard_path(out: Path, index: int) -> Path:
+    """The finished file of a shard."""
+    return out / f"trajectories-{index:05d}.jsonl"
+
+
+def left_out_path(out: Path, index: int) -> Path:
+    """What a finished shard left out, and why; only where there is something."""
+    return out / f"left-out-{index:05d}.jsonl"
+
+
+class Work:
+    """A job with its data set: the cases of every shard, and what is planned for each."""
+
+    def __init__(self, job: Job) -> None:
+        """Raises InputError where the data cannot be listed."""
+        self.job = job
+        self.dataset = open_dataset(job.data, job.format, job.options)
+        cases = sorted(self.dataset.cases, key=lambda case: _hash(case.key))[: job.limit]
+        self.shards: list[list[Case]] = [[] for _ in range(job.shards)]
+        for case in cases:  # in the order of hashes, which no listing of a folder changes
+            self.shards[_hash(case.key) % job.shards].append(case)
+        self.count = len(cases)
+        self.digest = hashlib.sha256("\n".join(case.key for case in cases).encode()).hexdigest()[:16]
+        absent = sum(len(case.absent) for case in cases)
+        self._ratio = sum(len(case.targets) for case in cases) / absent if absent else 0.0
+
+    def planned(self, case: Case, repeat: int) -> Iterator[tuple[Sample, Plan]]:
+        """The samples of a case with their plans. Raises InputError where the case cannot be read.
+
+        Absent targets are drawn so that their share comes out as asked for: those that an index
+        lists by the ratio of annotated to listed targets, those that turn out empty by the odds.
+        """
+        teaching, seed = self.job.teaching, self.job.seed + repeat
+        odds = teaching.mix.absent_odds
+        samples = list(samples_of(case, self.job.options, absent=odds > 0))
+        truths = {sample.sample_id: sample.truth for sample in samples if sample.truth is not None}
+        for sample in samples:
+            if truths[sample.sample_id].any():
+                if odds == float("inf"):
+                    continue
+            else:
+                chance = odds * (self._ratio if sample.target in case.absent else 1.0)
+                if generator_for(seed, sample.sample_id, "absent").random() >= chance:
+                    continue
+            others = [mask for key, mask in truths.items() if key != sample.sample_id and mask.any()]
+            yield plan(sample, others, teaching, seed)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def write_shard(work: Work, index: int, tool: Tool, out: Path, tick: Tick) -> None:
+    """Make a shard from where its journal stands; nothing is done where the shard is finished."""
+    path = out / f"journal-{index:05d}.jsonl"
+    with path.open("a+b") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)  # a killed run's worker may still be ending
+        if not shard_path(out, index).exists():
+            shard = _Shard(work, out, journal)
+            for repeat in range(work.job.repeats):
+                shard.make(work.shards[index], repeat, tool, tick)
+            shard.finish(index)
+    path.unlink(missing_ok=True)
+
+
+class _Shard:
+    """A shard in the making: its journal and the order in which its lines belong."""
+
+    def __init__(self, work: Work, out: Path, journal: BinaryIO) -> None:
+        self._work, self._out, self._journal = work, out, journal
+        self._done = _read_journal(journal)
+        self._order: list[str] = []
+
+    def make(self, cases: Sequence[Case], repeat: int, tool: Tool, tick: Tick) -> None:
+        job = self._work.job
+        settings = job.settings(repeat)
+
+        def waiting() -> Iterator[tuple[Sample, Plan]]:
+            for case in cases:
+                yield from self._missing(case, repeat)
+                tick(1, 0)
+
+        for episode in trajectories(waiting(), tool, job.teaching, settings, job.batch_size):
+            key = f"{episode.sample_id}#{episode.seed}"
+            if episode.kind == UNREACHED and not job.keep_unreached:
+                self._note(key, _left_out(key, UNREACHED, episode.message))
+            else:
+                self._note(key, _line(episode, self._out))
+            tick(0, 1)
+
+    def _missing(self, case: Case, repeat: int) -> Iterator[tuple[Sample, Plan]]:
+        seed = self._work.job.seed + repeat
+        try:
+            planned = list(self._work.planned(case, repeat))
+        except IbisError as error:
+            key = f"{case.key}#{seed}"
+            self._order.append(key)
+            if key not in self._done:
+                self._note(key, _left_out(key, "unreadable", str(error)))
+            return
+        for sample, made in planned:
+            key = f"{sample.sample_id}#{seed}"
+            self._order.append(key)
+            if key not in self._done:
+                yield sample, made
+
+    def _note(self, key: str, line: str) -> None:
+        self._done[key] = line
+        self._journal.write(line.encode())
+        self._journal.flush()
+
+    def finish(self, index: int) -> None:
+        """Write what was left out, then the shard: once it has its name, all of it is there."""
+        lines = [self._done[key] for key in self._order]
+        left = [line for line in lines if line.startswith(_LEFT_OUT)]
+        if left:
+            _replace(left_out_path(self._out, index), left)
+        _replace(shard_path(self._out, index), [line for line in lines if not line.startswith(_LEFT_OUT)])
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _line(episode: Episode, out: Path) -> str:
+    """One JSON line; its picture lies in a folder beside the shards, once for all its targets."""
+    for _ in range(3):
+        try:
+            return episode_line(episode, "folder", out)
+        except FileNotFoundError:  # another worker stored a picture of the same content first
+            continue
+    return episode_line(episode, "folder", out)
+
+
+def _left_out(key: str, why: str, detail: str) -> str:
+    line = json.dumps({"left_out": key, "why": why, "detail": detail}, ensure_ascii=False) + "\n"
+    assert line.startswith(_LEFT_OUT), "lines are told apart by how they begin"
+    return line
+
+
+def _read_journal(journal: BinaryIO) -> dict[str, str]:
+    """Lines by key; a torn last line is cut off. The file stands at its end afterwards."""
+    journal.seek(0)
+    data = journal.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    journal.truncate(len(whole))
+    journal.seek(0, 2)
+    return {_key(line): line + "\n" for line in whole.decode("utf-8").split("\n") if line}
+
+
+def _key(line: str) -> str:
+    record = json.loads(line)
+    return str(record.get("left_out") or f"{record['sample_id']}#{record['seed']}")
+
+
+def _replace(path: Path, lines: Sequence[str]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)

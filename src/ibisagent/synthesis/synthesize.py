@@ -1,0 +1,429 @@
+"""`ibisagent synthesize DATA --out DIR`: training trajectories from anyone's masks.
+
+The job is dealt to worker processes shard by shard; what is done is on disk at every moment, and
+the same command continues after any end. Left out: several machines (run one job per part of the
+data, or the exported shards of each).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ibisagent.errors import IbisError, InputError
+
+if TYPE_CHECKING:
+    from ibisagent.synthesis.shards import Job, Work
+
+SCHEMA = "ibisagent.synthesis/1"
+MANIFEST = "manifest.json"
+_SHARD_CASES = 64  # about so many pictures a shard
+_SAY_EVERY = 20.0  # seconds between lines where nobody watches
+
+
+@dataclass(frozen=True)
+class Synthesize:
+    """Make training trajectories from a data set of pictures and masks."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """a data set: its folder or its index file"""
+    out: Path
+    """folder for the trajectories; the same command continues what was interrupted"""
+    format: str | None = None
+    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, huggingface or folders; else found out"""
+    split: str | None = "train"
+    """only this split of the data set"""
+    target: str | None = None
+    """what masks without names show, such as "skin lesion" """
+    labels: tuple[str, ...] = ()
+    """label values or colours and what they show, as 1=liver #ff0000=spleen"""
+    pictures: Path | None = None
+    """where the pictures of a JSON index lie"""
+    instruction: str | None = None
+    """the user's words, with {target} in them; by default "Find the {target} in this image." """
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """through which volumes are sliced"""
+    every: int = 1
+    """only every so-manyth slice of a volume"""
+    window: str | None = None
+    """grey values of volumes shown, as LO,HI"""
+    tool: str = "embedded"
+    """the segmentation tool that makes the masks; see `ibisagent segment --help`"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    point_to_box: float | None = None
+    """let a tool that takes only boxes answer clicks with a box of so many percent of the sides"""
+    stop_at: float = 0.80
+    """IoU at which a trajectory ends"""
+    max_turns: int = 20
+    """at most so many turns"""
+    clicks: Literal["centre", "component", "uniform", "jittered", "people"] = "centre"
+    """how clicks are simulated"""
+    undo: bool = True
+    """take wrong clicks back with Undo; without it they are answered by opposite clicks"""
+    plain: float = 0.5
+    """share of trajectories that only click and stop"""
+    self_correction: float = 0.2
+    """share with a wrong click that is noticed and mended"""
+    wrong_start: float = 0.1
+    """share that begin from a mask on something else"""
+    stop: float = 0.1
+    """share that begin from a mask that is already good"""
+    absent: float = 0.1
+    """share on targets that are not in the picture"""
+    keep_unreached: bool = False
+    """keep trajectories that never come to the IoU, as kind "unreached" """
+    repeats: int = 1
+    """trajectories for each picture and target"""
+    limit: int | None = None
+    """only so many pictures, for a trial"""
+    workers: int = 1
+    """processes; each loads the tool and uses one thread"""
+    batch_size: int = 4
+    """episodes that a worker runs at a time"""
+    seed: int = 0
+    """of everything that is drawn at random"""
+
+
+def run(command: Synthesize) -> int:
+    """Make or continue the trajectories; returns the exit code. Raises InputError."""
+    from ibisagent.synthesis.shards import Work, shard_path
+
+    for name in ("workers", "batch_size", "repeats", "every", "max_turns"):
+        if getattr(command, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} is at least 1", getattr(command, name))
+    if not 0 < command.stop_at <= 1:
+        raise InputError("--stop-at lies above 0 and is at most 1", command.stop_at)
+    job = job_of(command)
+    work = Work(job)
+    job = _dealt(job, work.count)
+    work = Work(job)
+    if not work.count:
+        raise InputError("a data set has pictures", "none", "see `ibisagent data check`")
+    for fault in work.dataset.faults[:5]:
+        _say(f"{fault.kind}: {fault.where} ({fault.done})")
+    if len(work.dataset.faults) > 5:
+        _say(f"... and {len(work.dataset.faults) - 5} more; see `ibisagent data check`")
+    command.out.mkdir(parents=True, exist_ok=True)
+    with _locked(command.out):
+        manifest = _begin(command.out, work)
+        pending = [index for index in range(job.shards) if not shard_path(command.out, index).exists()]
+        if pending:
+            cases = sum(len(work.shards[index]) for index in pending) * job.repeats
+            with progress(cases) as tick:
+                if command.workers == 1:
+                    _alone(work, pending, command.out, tick)
+                else:
+                    _together(job, pending, command.out, tick, min(command.workers, len(pending)))
+        manifest |= summary(command.out, job.shards) | {"complete": True}
+        _write_json(command.out / MANIFEST, manifest)
+    counts = manifest["counts"]
+    print(f"{counts['trajectories']} trajectories in {command.out}")
+    _say(", ".join(f"{kind} {count}" for kind, count in counts["kinds"].items()))
+    _say("".join(f"left out, {why}: {count}\n" for why, count in counts["left_out"].items()).rstrip())
+    return 0
+
+
+def job_of(command: Synthesize) -> Job:
+    """The job of a command line. Raises InputError for options that cannot be read."""
+    from ibisagent.datasets.cases import ReadOptions
+    from ibisagent.datasets.folders import checked_labels
+    from ibisagent.intensity import parse_window
+    from ibisagent.synthesis.shards import Job
+    from ibisagent.synthesis.trajectories import Mix, Teaching
+
+    pairs = [label.partition("=") for label in command.labels]
+    if any(not value or not name for value, _, name in pairs):
+        raise InputError("--labels are pairs", " ".join(command.labels), "write 1=liver 2=spleen")
+    words = {} if command.instruction is None else {"instruction": command.instruction}
+    options = ReadOptions(
+        split=command.split,
+        target=command.target,
+        labels=checked_labels({value: name for value, _, name in pairs}),
+        pictures=command.pictures,
+        axis=command.axis,
+        every=command.every,
+        window=parse_window(command.window) if command.window else None,
+        **words,  # type: ignore[arg-type]
+    )
+    mix = Mix(command.plain, command.self_correction, command.wrong_start, command.stop, command.absent)
+    return Job(
+        data=command.data,
+        format=command.format,
+        options=options,
+        teaching=Teaching(command.stop_at, command.clicks, mix),
+        tool=command.tool,
+        device=command.device,
+        point_to_box=command.point_to_box,
+        undo=command.undo,
+        max_turns=command.max_turns,
+        repeats=command.repeats,
+        keep_unreached=command.keep_unreached,
+        batch_size=command.batch_size,
+        limit=command.limit,
+        seed=command.seed,
+    )
+
+
+def _dealt(job: Job, cases: int) -> Job:
+    from dataclasses import replace
+
+    return replace(job, shards=max(1, -(-cases // _SHARD_CASES)))
+
+
+# --- what is on disk --------------------------------------------------------------------------
+
+
+def _begin(out: Path, work: Work) -> dict[str, Any]:
+    """The manifest of this job. Raises InputError where the folder holds another one."""
+    from ibisagent.fingerprint import differences
+
+    job = work.job
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "job": {
+            "data": {"format": work.dataset.format, "cases": work.count, "digest": work.digest},
+            "instruction": job.options.instruction,
+            "tool": ":".join(part.rsplit("/", 1)[-1] for part in job.tool.split(":", 1)),
+            "point_to_box": job.point_to_box,
+            "teaching": asdict(job.teaching),
+            "undo": job.undo,
+            "max_turns": job.max_turns,
+            "repeats": job.repeats,
+            "keep_unreached": job.keep_unreached,
+            "shards": job.shards,
+            "seed": job.seed,
+        },
+        "complete": False,
+    }
+    path = out / MANIFEST
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))["job"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(
+                "the manifest in --out can be read", "a damaged one", "name another folder"
+            ) from None
+        changed = differences(record["job"], earlier)
+        if changed:
+            raise InputError(
+                "a job is continued with the options that it was begun with",
+                "; ".join(changed),
+                "name another --out, or use the same options",
+            )
+    elif any(out.glob("*.jsonl")):
+        raise InputError("--out is a folder of its own", "one with other logs", "name another folder")
+    _write_json(path, record)
+    return record
+
+
+def summary(out: Path, shards: int) -> dict[str, Any]:
+    """What finished shards hold: counts by kind and data set, turns, what was left out, the fingerprint."""
+    from ibisagent.synthesis.shards import left_out_path, shard_path
+
+    kinds: Counter[str] = Counter()
+    sets: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    turns = 0
+    fingerprint: dict[str, Any] = {}
+    for index in range(shards):
+        with shard_path(out, index).open(encoding="utf-8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                kinds[record["kind"]] += 1
+                sets[record["sample_id"].split("/")[0]] += 1
+                turns += len(record["turns"])
+                fingerprint = record["fingerprint"]
+        if left_out_path(out, index).exists():
+            with left_out_path(out, index).open(encoding="utf-8") as lines:
+                left.update(json.loads(line)["why"] for line in lines)
+    counts = {
+        "trajectories": sum(kinds.values()),
+        "turns": turns,
+        "kinds": dict(sorted(kinds.items())),
+        "datasets": dict(sorted(sets.items())),
+        "left_out": dict(sorted(left.items())),
+    }
+    return {"counts": counts, "fingerprint": fingerprint}
+
+
+def trajectory_files(path: Path) -> list[Path]:
+    """The logs of a synthesis folder in order, or the one log that is named. Raises InputError."""
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob("trajectories-*.jsonl")) or sorted(path.glob("*.jsonl"))
+    if not files:
+        raise InputError(
+            "trajectories are a log or a folder of logs", "none", "name the folder of `synthesize`"
+        )
+    return files
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Nobody else writes into the folder; the lock falls with the process, however it ends."""
+    import fcntl
+
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                "one job at a time writes into a folder", "a running one", "wait for it"
+            ) from None
+        yield
+
+
+# --- workers ----------------------------------------------------------------------------------
+
+Tick = Callable[[int, int], None]
+
+
+def _alone(work: Work, pending: list[int], out: Path, tick: Tick) -> None:
+    from ibisagent.synthesis.shards import write_shard
+    from ibisagent.tools import load_tool
+
+    with _one_thread():
+        tool = load_tool(work.job.tool, device=work.job.device, point_to_box=work.job.point_to_box)
+        for index in pending:
+            write_shard(work, index, tool, out, tick)
+
+
+def _together(job: Job, pending: list[int], out: Path, tick: Tick, count: int) -> None:
+    """Shards by worker processes; where one of them ends badly all are stopped and the run says so."""
+    import multiprocessing
+    import queue
+
+    context = multiprocessing.get_context("spawn")
+    tasks, said = context.Queue(), context.Queue()
+    for index in [*pending, *[None] * count]:
+        tasks.put(index)
+    workers = [
+        context.Process(target=_worker, args=(job, out, tasks, said), daemon=True) for _ in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    finished = 0
+    try:
+        while finished < count:
+            try:
+                message = said.get(timeout=0.5)
+            except queue.Empty:
+                if any(worker.exitcode not in (None, 0) for worker in workers):
+                    raise InputError(
+                        "workers run to their end",
+                        "one was stopped or failed",
+                        "give it more memory or fewer --workers; the same command continues",
+                    ) from None
+                continue
+            if isinstance(message, IbisError):
+                raise message
+            if message is None:
+                finished += 1
+            else:
+                tick(*message)
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.terminate()
+
+
+def _worker(job: Job, out: Path, tasks: Any, said: Any) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    _end_with_parent()
+    from ibisagent.synthesis.shards import Work, write_shard
+    from ibisagent.tools import load_tool
+
+    try:
+        with _one_thread():
+            work = Work(job)
+            tool = load_tool(job.tool, device=job.device, point_to_box=job.point_to_box)
+            while (index := tasks.get()) is not None:
+                write_shard(work, index, tool, out, lambda cases, made: said.put((cases, made)))
+        said.put(None)
+    except IbisError as error:
+        said.put(InputError(error.rule, error.value, error.fix))
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers: they watch for its end themselves."""
+    import multiprocessing
+    import os
+    import threading
+    from multiprocessing.connection import wait
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by a parent"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch and OpenCV: workers share the cores, and sums do not depend on their number."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+# --- progress ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def progress(cases: int) -> Iterator[Tick]:
+    """Pictures done, trajectories a second and time left: live on a terminal, else a line now and then."""
+    done = made = 0
+    began = said = time.monotonic()
+
+    def line() -> str:
+        seconds = time.monotonic() - began
+        left = "" if not done else f", {(cases - done) * seconds / done / 60:.1f} min left"
+        return f"{done}/{cases} pictures, {made} trajectories, {made / max(seconds, 1e-9):.1f} a second{left}"
+
+    live = sys.stderr.isatty()
+
+    def tick(more_cases: int, more_made: int) -> None:
+        nonlocal done, made, said
+        done, made = done + more_cases, made + more_made
+        now = time.monotonic()
+        if now - said >= (0.2 if live else _SAY_EVERY):
+            said = now
+            print(f"\r{line()}   " if live else line(), end="" if live else "\n", file=sys.stderr, flush=True)
+
+    yield tick
+    print(("\r" if live else "") + line(), file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    if text:
+        print(text, file=sys.stderr)
