@@ -1,4 +1,4 @@
-"""The command line: `ibisagent segment | demo | replay | doctor`.
+"""The command line: one dataclass of options and one function for each command.
 
 Exit codes of `segment`: 0 segmented or absent, 2 bad input, 3 no outcome, 4 a mask was kept but
 the episode did not terminate.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +20,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ibisagent.errors import IbisError, InputError
+from ibisagent.evaluation import compare, evaluate
+from ibisagent.evaluation.compare import Compare
+from ibisagent.evaluation.evaluate import Evaluate
+from ibisagent.pair import STARTS, PairOptions, load_pair
+from ibisagent.training import audit
 
 if TYPE_CHECKING:
     from ibisagent.agent import Agent
@@ -26,52 +32,6 @@ if TYPE_CHECKING:
 
 # what the screen shows goes to stderr; stdout holds only paths, for scripts
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Policy, tool and how they run together."""
-
-    policy: str = "embedded"
-    """embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE or human"""
-    tool: str = "embedded"
-    """embedded, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID or medsam:PATH_OR_ID"""
-    max_turns: int = 20
-    """at most so many turns"""
-    start: str = "auto"
-    """none, proposal, or a mask file to begin from; auto: a proposal where the tool takes text"""
-    history: str = "none"
-    """what the policy sees of earlier turns: none, last-K, first+last-K or all"""
-    select: Literal["last", "best"] = "last"
-    """whose mask is the result: the last one, or the best by the tool's own score"""
-    verbs: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[VERB ...]")] = None
-    """actions beyond clicks and Terminate: undo, box; by default those that the policy was taught"""
-    retries: int = 1
-    """further attempts after a text that cannot be executed"""
-    system_prompt: Path | None = None
-    """a text file that replaces the system prompt"""
-    style: Literal["fill", "contour"] = "fill"
-    """how the mask is painted"""
-    time_limit: float | None = None
-    """seconds for the episode"""
-    seed: int = 0
-    """of everything that is drawn at random"""
-    adapter: str | None = None
-    """a LoRA adapter on top of a qwen policy"""
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    dtype: str = "auto"
-    """auto, float32 or bfloat16"""
-    temperature: float = 0.0
-    """of the policy; 0 is greedy"""
-    max_new_tokens: int = 512
-    """of one policy text"""
-    allow_upload: bool = False
-    """let a chat policy send the picture to another machine"""
-    point_to_box: float | None = None
-    """let a tool that takes only boxes answer clicks with a box of so many percent of the sides"""
-    truth: Path | None = None
-    """the true mask, for the scripted rules that need it"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +54,9 @@ class Segment:
     """through which a volume is sliced"""
     index: int | None = None
     """of the slice, from 0"""
-    pair: Annotated[_Pair, tyro.conf.OmitArgPrefixes] = field(default_factory=_Pair)
+    truth: Path | None = None
+    """the true mask, for the scripted rules that need it"""
+    pair: Annotated[PairOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=PairOptions)
 
 
 @dataclass(frozen=True)
@@ -129,34 +91,20 @@ class Doctor:
 RESULT_FILES = ("mask.png", "overlay.png", "episode.jsonl", "report.html")
 
 
-Command = (
-    Annotated[Segment, tyro.conf.subcommand("segment")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Replay, tyro.conf.subcommand("replay")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    command: Segment | Demo | Replay | Doctor = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        args=argv,
+    words = sys.argv[1:] if argv is None else argv
+    if " ".join(words[:2]) in COMMANDS:  # tyro takes "train audit" as one word
+        words = [" ".join(words[:2]), *words[2:]]
+    command = tyro.extras.subcommand_cli_from_dict(
+        {name: options for name, (options, _) in COMMANDS.items()},
+        args=words,
         prog="ibisagent",
         description="Say what to find in a biomedical image and get a mask, with the reasoning behind it.",
     )
+    run = next(run for options, run in COMMANDS.values() if type(command) is options)
     try:
-        match command:
-            case Segment():
-                return segment(command)
-            case Demo():
-                return demo(command)
-            case Replay():
-                return replay_command(command)
-            case Doctor():
-                from ibisagent.doctor import doctor
-
-                return doctor(screen)
+        return run(command)
     except IbisError as error:
         screen.print(f"[bold red]error:[/] {escape(str(error))}")
         return 2
@@ -183,18 +131,17 @@ def segment(command: Segment) -> int:
 
     where: dict[str, Any] = {"frame": command.frame, "axis": command.axis, "index": command.index}
     picture = load_picture(command.image, window=command.window, **where)
-    pair = command.pair
 
     def read_mask(path: Path) -> Mask:
         return load_mask(path, (picture.height, picture.width), **where)
 
-    start = read_mask(Path(pair.start)) if pair.start not in ("auto", "none", "proposal") else None
-    truth = read_mask(pair.truth) if pair.truth else None
+    start = read_mask(Path(command.pair.start)) if command.pair.start not in STARTS else None
+    truth = read_mask(command.truth) if command.truth else None
     from ibisagent.agent import make_sample
 
     sample = make_sample(picture, command.instruction, start)
     with screen.status("loading policy and tool"):
-        agent = _load_agent(pair, {sample.sample_id: truth} if truth is not None else None)
+        agent = load_pair(command.pair, {sample.sample_id: truth} if truth is not None else None)
     screen.print(f"[bold]{escape(sample.instruction)}[/]  ({agent.policy.name} with {agent.tool.name})")
     for assumption in picture.assumptions:
         screen.print(f"  assumed: {escape(assumption)}", style="dim")
@@ -215,50 +162,6 @@ def _check_out(out: Path, overwrite: bool) -> None:
             "a folder that holds some",
             "name another --out or add --overwrite",
         )
-
-
-def _load_agent(pair: _Pair, truths: dict[str, Mask] | None) -> Agent:
-    from ibisagent.agent import Agent
-    from ibisagent.policies import PolicyOptions
-    from ibisagent.types import BASE_VERBS, Verb
-
-    settings: dict[str, Any] = {
-        "max_turns": pair.max_turns,
-        "retries": pair.retries,
-        "history": pair.history,
-        "select": pair.select,
-        "time_limit": pair.time_limit,
-        "seed": pair.seed,
-        "style": pair.style,
-    }
-    if pair.max_turns < 1:
-        raise InputError("--max-turns is at least 1", pair.max_turns)
-    if pair.retries < 0:
-        raise InputError("--retries is at least 0", pair.retries)
-    if pair.start in ("none", "proposal"):
-        settings["start"] = pair.start
-    if pair.verbs is not None:
-        names = {"undo": Verb.UNDO, "box": Verb.BOX}
-        unknown = [name for name in pair.verbs if name.lower() not in names]
-        if unknown:
-            raise InputError("--verbs holds undo or box", ", ".join(unknown))
-        settings["verbs"] = BASE_VERBS | {names[name.lower()] for name in pair.verbs}
-    if pair.system_prompt is not None:
-        try:
-            settings["system"] = pair.system_prompt.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("--system-prompt is a readable text file", type(error).__name__) from None
-    options = PolicyOptions(
-        adapter=pair.adapter,
-        device=pair.device,
-        dtype=pair.dtype,
-        temperature=pair.temperature,
-        max_new_tokens=pair.max_new_tokens,
-        allow_upload=pair.allow_upload,
-    )
-    return Agent.load(
-        pair.policy, pair.tool, options=options, point_to_box=pair.point_to_box, truths=truths, **settings
-    )
 
 
 def _run(agent: Agent, sample: Sample) -> Episode:
@@ -382,6 +285,24 @@ def replay_command(command: Replay) -> int:
                 Image.fromarray(pixels).save(command.out / f"{number}-{turn}.png")
     screen.print(table)
     return 0 if all_verified else 1
+
+
+def doctor_command(command: Doctor) -> int:
+    """What runs here; exit code 0 where the main job does."""
+    from ibisagent.doctor import doctor
+
+    return doctor(screen)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "segment": (Segment, segment),
+    "demo": (Demo, demo),
+    "replay": (Replay, replay_command),
+    "evaluate": (Evaluate, evaluate.run),
+    "compare": (Compare, compare.run),
+    "train audit": (audit.TrainAudit, audit.run),
+    "doctor": (Doctor, doctor_command),
+}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ibisagent.datasets.biomedparse import iter_samples
 from ibisagent.episodes import from_record
 from ibisagent.errors import InputError
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
-from ibisagent.evaluation.pair import PairOptions
+from ibisagent.pair import PairOptions
 from ibisagent.evaluation.samples import read_lines
 from ibisagent.evaluation.summary import equal_part
 from ibisagent.masks import iou
@@ -145,7 +145,7 @@ import sys
 from pathlib import Path
 import ibisagent.tools.classical as classical, time
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
-from ibisagent.evaluation.pair import PairOptions
+from ibisagent.pair import PairOptions
 predict = classical.ClassicalTool.predict
 def slow(self, requests):
     time.sleep(0.02)

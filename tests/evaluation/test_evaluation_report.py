@@ -19,7 +19,7 @@ from small_sets import make_sets
 
 from ibisagent.evaluation.cases import plan
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
-from ibisagent.evaluation.pair import PairOptions
+from ibisagent.pair import PairOptions
 from ibisagent.evaluation.plots import Bar, bars, histogram, lines, scatter
 from ibisagent.evaluation.report import evaluation_html, thumbnail
 from ibisagent.evaluation.samples import read_run

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.errors import InputError
-from ibisagent.evaluation.pair import PairOptions
+from ibisagent.pair import STARTS, PairOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,6 +168,8 @@ def _check(command: Evaluate) -> None:
         command.instruction.format(target="liver")
     except (KeyError, IndexError, ValueError):
         raise InputError("--instruction holds no braces but {target}", command.instruction) from None
+    if command.pair.start not in STARTS:
+        raise InputError("a data set has no one mask to begin from", "a file", f"--start {', '.join(STARTS)}")
     if command.pair.policy == "human":
         raise InputError("a whole data set is not asked of a person", "human", "name another --policy")
 

@@ -24,7 +24,7 @@ from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import scoring
 from ibisagent.evaluation.cases import Task, case_id, samples
-from ibisagent.evaluation.pair import PairOptions, load_pair
+from ibisagent.pair import PairOptions, load_pair
 from ibisagent.fingerprint import fingerprint
 from ibisagent.types import Mask, Policy, Sample
 

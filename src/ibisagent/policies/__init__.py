@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ibisagent.errors import InputError
-from ibisagent.types import Mask, Policy
+from ibisagent.types import BASE_VERBS, Mask, Policy, Verb
 
 SPECS = "embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE, human"
 
@@ -19,8 +19,9 @@ class PolicyOptions:
     device: str = "auto"
     dtype: str = "auto"
     temperature: float = 0.0  # 0 is greedy
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None  # of one text; None: 512 for qwen, 1024 for chat
     allow_upload: bool = False  # for chat to a host that is not this machine
+    verbs: frozenset[Verb] | None = None  # what a qwen or chat policy was taught beside clicks; None: no more
 
 
 def load_policy(
@@ -52,7 +53,8 @@ def load_policy(
             device=options.device,
             dtype=options.dtype,
             temperature=options.temperature,
-            max_new_tokens=options.max_new_tokens,
+            max_new_tokens=options.max_new_tokens or 512,
+            verbs=options.verbs or BASE_VERBS,
         )
     if kind == "chat" and place:
         from ibisagent.policies.chat import ChatPolicy
@@ -61,7 +63,8 @@ def load_policy(
             place,
             allow_upload=options.allow_upload,
             temperature=options.temperature,
-            max_tokens=options.max_new_tokens,
+            max_tokens=options.max_new_tokens or 1024,
+            verbs=options.verbs or BASE_VERBS,
         )
     raise InputError("the policy is one that ibisagent knows", repr(spec), f"choose from: {SPECS}")
 

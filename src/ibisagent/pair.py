@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from ibisagent.errors import InputError
 
@@ -13,23 +15,26 @@ if TYPE_CHECKING:
     from ibisagent.types import Mask
 
 
+STARTS = ("auto", "none", "proposal")  # every other --start is a mask file
+
+
 @dataclass(frozen=True)
 class PairOptions:
-    """Policy, tool and how they run, for whole data sets."""
+    """Policy, tool and how they run together."""
 
     policy: str = "embedded"
-    """embedded, qwen:PATH_OR_ID, chat:MODEL@URL or scripted:RULE"""
+    """embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE or human"""
     tool: str = "embedded"
     """embedded, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID or medsam:PATH_OR_ID"""
-    start: Literal["auto", "none", "proposal"] = "auto"
-    """begin from no mask or from the tool's proposal; auto: a proposal where the tool takes text"""
+    start: str = "auto"
+    """none, proposal, or a mask file to begin from; auto: a proposal where the tool takes text"""
     max_turns: int = 20
     """at most so many turns"""
     history: str = "none"
     """what the policy sees of earlier turns: none, last-K, first+last-K or all"""
     select: Literal["last", "best"] = "last"
     """whose mask is the result: the last one, or the best by the tool's own score"""
-    verbs: tuple[str, ...] | None = None
+    verbs: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[VERB ...]")] = None
     """actions beyond clicks and Terminate: undo, box; by default those that the policy was taught"""
     retries: int = 1
     """further attempts after a text that cannot be executed"""
@@ -49,8 +54,8 @@ class PairOptions:
     """auto, float32 or bfloat16"""
     temperature: float = 0.0
     """of the policy; 0 is greedy"""
-    max_new_tokens: int = 512
-    """of one policy text"""
+    max_new_tokens: int | None = None
+    """of one policy text; by default 512 for qwen and 1024 for chat"""
     allow_upload: bool = False
     """let a chat policy send pictures to another machine"""
     point_to_box: float | None = None
@@ -70,7 +75,7 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
         raise InputError("--max-turns is at least 1", options.max_turns)
     if options.retries < 0:
         raise InputError("--retries is at least 0", options.retries)
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "max_turns": options.max_turns,
         "retries": options.retries,
         "history": options.history,
@@ -79,7 +84,7 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
         "seed": options.seed,
         "style": options.style,
     }
-    if options.start != "auto":
+    if options.start in STARTS[1:]:
         settings["start"] = options.start
     if options.verbs is not None:
         names = {"undo": Verb.UNDO, "box": Verb.BOX}
@@ -102,6 +107,7 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
             temperature=options.temperature,
             max_new_tokens=options.max_new_tokens,
             allow_upload=options.allow_upload,
+            verbs=settings.get("verbs"),
         ),
         point_to_box=options.point_to_box,
         truths=truths,
