@@ -61,9 +61,7 @@ class EmbeddedPolicy:
         self._words = words
         self._temperature = temperature
         self._weights_id = weights_id
-        self._bias = torch.zeros(len(words.entries))
-        for verdict, value in (verdict_bias or {}).items():
-            self._bias[words.id(verdict)] = value
+        self.shift_verdicts(verdict_bias or {})
         self._point = words.id(POINT)
         self._undo = torch.tensor([words.id(word) for word in _UNDO_WORDS])
 
@@ -91,6 +89,21 @@ class EmbeddedPolicy:
         )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         return cls(network, words, temperature, json.loads(metadata["verdict_bias"]), digest)
+
+    def shift_verdicts(self, shifts: Mapping[str, float]) -> None:
+        """Replace the shifts of the first words' logits, such as {"The mask fits.": 0.5}."""
+        self._bias = torch.zeros(len(self._words.entries))
+        for verdict, value in shifts.items():
+            self._bias[self._words.id(verdict)] = value
+
+    @torch.inference_mode()
+    def verdict_logits(self, observation: Observation) -> dict[str, float]:
+        """Unshifted logits of every verdict on an observation of a known target."""
+        target = TARGETS.index(understand(observation.instruction).target or "")
+        seen = self._look(observation, target)
+        first = torch.tensor([[self._words.id("<think>"), 0]])
+        logits = self._network.write(seen, first)[0][0, 1]
+        return {verdict: float(logits[self._words.id(verdict)]) for verdict in VERDICTS.values()}
 
     def supports(self, instruction: str) -> Support:
         """Whether the instruction names exactly one target of the corpus."""
@@ -131,13 +144,7 @@ class EmbeddedPolicy:
     def _write(self, observations: Sequence[Observation], rows: list[int]) -> list[tuple[str, int]]:
         """Texts and token counts. Pictures go through the encoder one by one, words side by side."""
         network = self._network
-        seen = [
-            network.see(
-                torch.from_numpy(to_square(item.image))[None].contiguous(memory_format=torch.channels_last),
-                torch.tensor([row]),
-            )
-            for item, row in zip(observations, rows, strict=True)
-        ]
+        seen = [self._look(item, row) for item, row in zip(observations, rows, strict=True)]
         padding = [seen[0]] * (CHUNK - len(seen))
         memory = network.recall(torch.cat([one.memory for one in seen + padding]))
         chances = [np.random.default_rng(item.seed) for item in observations]
@@ -164,6 +171,10 @@ class EmbeddedPolicy:
             (self._words.decode(written, cell, *item.image.shape[:2]), len(written))
             for written, cell, item in zip(tokens, cells, observations, strict=True)
         ]
+
+    def _look(self, observation: Observation, target: int) -> Seen:
+        image = torch.from_numpy(to_square(observation.image))[None]
+        return self._network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
 
     def _allowed(self, logits: Tensor, observation: Observation) -> Tensor:
         if Verb.UNDO in observation.verbs:
