@@ -19,7 +19,7 @@ from PIL import Image
 from ibisagent import render
 from ibisagent.actions import click_pixel, format_action
 from ibisagent.replay import observed_pictures
-from ibisagent.types import Box, Click, Episode, Mask, Outcome, Pixels, Turn
+from ibisagent.types import Action, Box, Click, Episode, Mask, Outcome, Pixels, Turn
 
 DISCLAIMER = "Not a medical device. For research only; not for diagnosis or treatment."
 THUMBNAIL = 512  # longest side of the pictures in the page
@@ -89,7 +89,7 @@ def _start(episode: Episode) -> str:
 
 
 def _turn_card(turn: Turn, before: Pixels) -> str:
-    seen = _draw(_fit(before), turn.action)
+    seen = draw_action(_fit(before), turn.action)
     action = "no action" if turn.action is None else format_action(turn.action)
     lines = [
         f"<h3>Turn {turn.number}</h3>{_image(seen, f'What the policy saw in turn {turn.number}')}",
@@ -143,7 +143,8 @@ def _size(mask: Mask) -> str:
     return f"{count:,} pixels ({100 * count / mask.size:.1f} %)"
 
 
-def _draw(pixels: Pixels, action: object) -> Pixels:
+def draw_action(pixels: Pixels, action: Action | None) -> Pixels:
+    """Pixels (uint8 HxWx3) with the click (yellow plus, red minus) or box drawn; a new array."""
     drawn = pixels.copy()
     height, width = drawn.shape[:2]
     match action:
