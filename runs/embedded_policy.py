@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from ibisagent.actions import parse, pixel_from_coordinate
 from ibisagent.datasets.biomedparse import data_root
+from ibisagent.errors import InputError
 from ibisagent.masks import error_regions
 from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
 from ibisagent.policies.embedded_model import EmbeddedPolicyNetwork, Seen, to_square
@@ -291,7 +292,11 @@ def tool_masks(weights: Path | None) -> Propose | None:
         return None
     from policy_tool_masks import ToolMasks
 
-    return ToolMasks(weights)
+    try:
+        return ToolMasks(weights)
+    except InputError as error:  # the tool's own training may be writing the file just now
+        print(f"the tool's masks are left out for now: {error}", flush=True)
+        return None
 
 
 def main(config: Config) -> None:
