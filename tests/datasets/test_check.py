@@ -104,6 +104,8 @@ def test_a_patient_in_two_splits(tmp_path):
         )
     [fault] = check(open_dataset(tmp_path)).faults
     assert fault.kind == "patient in two splits" and "p7" in fault.where and "p7" in fault.value
+    (tmp_path / "BTCV").rename(tmp_path / "USGRA")  # there only neighbouring numbers tell
+    assert check(open_dataset(tmp_path)).faults == ()
 
 
 def test_rare_names_like_common_ones(tmp_path):

@@ -249,7 +249,7 @@ def test_repeats_differ_and_only_absent_is_possible(data, tmp_path):
 
 
 def test_real_data_with_the_default_mix(data_root, tmp_path):
-    small = replace(command(data_root / "BTCV", tmp_path / "out"), limit=3, max_turns=4, absent=0.3)
+    small = replace(command(data_root / "BTCV", tmp_path / "out"), limit=1, max_turns=2, absent=0.3)
     assert run(small) == 0
     assert all(
         episode.truth.shape == (episode.picture.height, episode.picture.width)

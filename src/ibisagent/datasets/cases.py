@@ -105,6 +105,7 @@ class Case:
     dataset: str
     split: str
     patient: str | None = None  # groups pictures of one patient; a hash
+    patient_known: bool = True  # False: the group is a guess from neighbouring numbers
     modality: str | None = None
     site: str | None = None
     absent: tuple[str, ...] = ()  # targets known not to be in the picture

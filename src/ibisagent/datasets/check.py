@@ -243,7 +243,7 @@ def _patients(cases: Iterable[Case]) -> Iterator[Fault]:
 
     splits: dict[str, dict[str, str]] = defaultdict(dict)
     for case in cases:
-        if case.patient is not None:
+        if case.patient is not None and case.patient_known:
             splits[case.patient].setdefault(case.split, case.where)
     for found in splits.values():
         for one, other in pairwise(sorted(found.items())):

@@ -147,6 +147,8 @@ def _read(path: Path, kind: str, options: ReadOptions) -> DataSet:
 
 # --- BiomedParseData --------------------------------------------------------------------------
 
+_GUESSED_PATIENTS = ("BrainTumor", "USGRA")  # see `biomedparse.patient_of`
+
 
 def _biomedparse_sets(path: Path) -> list[tuple[Path, str]]:
     """(root, set) of every BiomedParseData set at a path: the path itself, or the folders in it."""
@@ -195,6 +197,7 @@ def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: li
             dataset=record.dataset,
             split=record.split,
             patient=record.patient,
+            patient_known=record.dataset not in _GUESSED_PATIENTS,
             modality=record.modality,
             site=record.site,
             absent=record.absent,
