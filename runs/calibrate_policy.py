@@ -170,12 +170,11 @@ def main(config: Config) -> None:
             each = np.array(
                 [[trial.values[name], trial.values[names[0]]] for trial in found if trial.present]
             )
+            better = float(np.mean(each[:, 0] > each[:, 1] + 1e-6))
             print(
                 f"  {name}: shift {chosen[name]:+.2f}, mean IoU if always {each[:, 0].mean():.3f}", end=", "
             )
-            print(
-                f"better than {names[0]} in {np.mean(each[:, 0] > each[:, 1] + 1e-6):.2f} of the present cases"
-            )
+            print(f"better than {names[0]} in {better:.2f} of the present cases")
         shifts |= {VERDICTS[name]: value for name, value in chosen.items() if value}
     with safe_open(str(config.weights), framework="pt") as stored:
         metadata = dict(stored.metadata())
