@@ -17,10 +17,10 @@ from ibisagent.datasets.biomedparse import iter_samples
 from ibisagent.episodes import from_record
 from ibisagent.errors import InputError
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
-from ibisagent.pair import PairOptions
 from ibisagent.evaluation.samples import read_lines
 from ibisagent.evaluation.summary import equal_part
 from ibisagent.masks import iou
+from ibisagent.pair import PairOptions
 
 PAIR = PairOptions(policy="scripted:noisy-oracle", tool="classical", max_turns=6)
 

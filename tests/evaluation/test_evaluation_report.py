@@ -19,11 +19,11 @@ from small_sets import make_sets
 
 from ibisagent.evaluation.cases import plan
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
-from ibisagent.pair import PairOptions
 from ibisagent.evaluation.plots import Bar, bars, histogram, lines, scatter
 from ibisagent.evaluation.report import evaluation_html, thumbnail
 from ibisagent.evaluation.samples import read_run
 from ibisagent.evaluation.summary import summarize
+from ibisagent.pair import PairOptions
 from ibisagent.types import Picture
 
 EVIL = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"

@@ -24,8 +24,8 @@ from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import scoring
 from ibisagent.evaluation.cases import Task, case_id, samples
-from ibisagent.pair import PairOptions, load_pair
 from ibisagent.fingerprint import fingerprint
+from ibisagent.pair import PairOptions, load_pair
 from ibisagent.types import Mask, Policy, Sample
 
 _POLL = 1.0  # seconds between looks at whether the other side still lives
