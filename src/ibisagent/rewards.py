@@ -220,9 +220,7 @@ class Profile:
 
 _CHOICES = f"choose from: {', '.join(TERMS)}"
 
-PAPER = Profile(
-    "paper", dict.fromkeys(("S_format", "S_ans", "S_click", "S_pseg", "S_len"), 1 / 5), "mean"
-)
+PAPER = Profile("paper", dict.fromkeys(("S_format", "S_ans", "S_click", "S_pseg", "S_len"), 1 / 5), "mean")
 
 SHAPED = Profile("shaped", {"potential": 0.5, "terminal": 0.5, "turn_cost": 0.02, "malformed": 0.1}, "sum")
 
