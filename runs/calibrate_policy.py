@@ -42,7 +42,8 @@ class Config:
     weights: Path  # of the policy
     out: Path  # where the weights go, with the shifts
     tool: Path | None = None  # weights of the tool, instead of the packaged ones
-    absent: int = 2  # absent targets asked per picture
+    pictures: int = 12  # per set at most
+    absent: int = 1  # absent targets asked per picture
     absent_weight: float = 0.3  # of the absent cases' mean against the set-macro of the present ones
 
 
@@ -143,9 +144,8 @@ def main(config: Config) -> None:
     bares: list[Trial] = []
     root = data_root()
     for dataset in list_datasets(root):
-        for record in read_index(root, dataset, "train"):
-            if split_of(record.patient) != "val":
-                continue
+        records = [one for one in read_index(root, dataset, "train") if split_of(one.patient) == "val"]
+        for record in records[:: max(1, len(records) // config.pictures)][: config.pictures]:
             missing = 0
             for sample in samples_of(record, absent=True):
                 assert sample.truth is not None
