@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ibisagent.datasets import check
 from ibisagent.errors import IbisError, InputError
-from ibisagent.evaluation import compare, evaluate
-from ibisagent.evaluation.compare import Compare
-from ibisagent.evaluation.evaluate import Evaluate
+from ibisagent.evaluation import baselines_table, compare, evaluate, vqa_run
 from ibisagent.pair import STARTS, PairOptions, load_pair
+from ibisagent.synthesis import export, importers, synthesize
 from ibisagent.training import audit
 
 if TYPE_CHECKING:
@@ -298,9 +298,15 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "segment": (Segment, segment),
     "demo": (Demo, demo),
     "replay": (Replay, replay_command),
-    "evaluate": (Evaluate, evaluate.run),
-    "compare": (Compare, compare.run),
+    "data check": (check.Check, check.run),
+    "synthesize": (synthesize.Synthesize, synthesize.run),
+    "export": (export.Export, export.run),
+    "import": (importers.Import, importers.run),
     "train audit": (audit.TrainAudit, audit.run),
+    "evaluate": (evaluate.Evaluate, evaluate.run),
+    "compare": (compare.Compare, compare.run),
+    "baselines": (baselines_table.Baselines, baselines_table.run),
+    "vqa": (vqa_run.Vqa, vqa_run.run),
     "doctor": (Doctor, doctor_command),
 }
 
