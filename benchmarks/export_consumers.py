@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -117,6 +118,7 @@ def through_verl(log: Path, unit: str) -> str:
 
 def through_llamafactory(log: Path, unit: str) -> str:
     missing("torchaudio", "av", "librosa")
+    os.environ.setdefault("DISABLE_VERSION_CHECK", "1")  # of transformers; the loader works with newer ones
     from datasets import load_dataset
     from llamafactory.data.converter import align_dataset
     from llamafactory.data.parser import get_dataset_list

@@ -65,3 +65,5 @@ def test_a_bad_file_in_a_folder_is_a_fault_and_code_never_runs(tmp_path):
     ]
     with pytest.raises(InputError, match="plain values"):
         open_dataset(tmp_path / "b.npz")
+    with pytest.raises(InputError, match="split"):
+        open_dataset(tmp_path / "a.npz", options=ReadOptions(split="test"))

@@ -57,6 +57,8 @@ class NpzMask:
 
 def read_npz(path: Path, options: ReadOptions) -> DataSet:
     """The slices of one npz file, or of all in a folder. Raises InputError where none is one."""
+    if options.split not in (None, "train"):  # such files say nothing of splits
+        return DataSet("npz", (), options)
     files = [path] if path.is_file() else sorted(path.rglob("*.npz"))
     root = path.parent if path.is_file() else path
     cases: list[Case] = []
