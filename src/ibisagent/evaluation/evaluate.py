@@ -68,6 +68,8 @@ class Evaluate:
     """what IoU and Dice are where both masks are empty"""
     missing: Literal["zero", "skip"] = "zero"
     """what a case without a prediction counts"""
+    reproduce: Literal["paper"] | None = None
+    """print the paper's Table 1 with our figures beside; DATA then holds BiomedParseData or MeCoVQA"""
     pair: Annotated[PairOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=PairOptions)
 
 
@@ -78,6 +80,10 @@ def run(command: Evaluate) -> int:
     """
     from rich.console import Console
 
+    if command.reproduce is not None:
+        from ibisagent.evaluation import paper
+
+        return paper.run(command)
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     summary = evaluate(command, screen)
     if summary is not None:
