@@ -60,7 +60,8 @@ def exported(log: Path, to: Any, unit: Any) -> Path:
 def missing(*names: str) -> None:
     """Empty modules in place of packages that are not installed."""
     for name in names:
-        if importlib.util.find_spec(name.split(".")[0]) is None or name in sys.modules:
+        package = name.split(".")[0]
+        if isinstance(sys.modules.get(package), MagicMock) or importlib.util.find_spec(package) is None:
             module = MagicMock(name=name)
             module.__spec__ = importlib.machinery.ModuleSpec(name, None)
             module.__path__ = []
