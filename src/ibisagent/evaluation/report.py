@@ -49,7 +49,7 @@ def evaluation_html(summary: Mapping[str, Any], folder: Path, tasks: Sequence[Ta
         f"<h2>By target</h2>{_group_table(summary['by_target'])}"
         f"<h2>By modality</h2>{_group_table(summary['by_modality'])}"
         f"<h2>How episodes ended</h2>{_counts(summary['statuses'])}"
-        f"<h2>The {WORST} worst cases</h2>{_worst(scores, folder, tasks)}"
+        f"<h2>Worst cases, at most {WORST}</h2>{_worst(scores, folder, tasks)}"
         f"<h2>How it was made</h2>{_facts(summary)}"
     )
     return page(f"ibisagent evaluation: {pair['policy']} with {pair['tool']}", body)
