@@ -52,7 +52,9 @@ def run(agent: Agent, samples: list[Sample], batch_size: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder of the data sets; default: IBISAGENT_DATA")
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
@@ -80,7 +82,8 @@ def main() -> None:
     print(f"{len(samples)} episodes on {options.threads} threads, {options.repeats} repeats, medians")
     print(f"outside policy and tool: {100 * statistics.median(shares):.1f} % of an episode")
     print(f"one after the other: {statistics.median(single) / len(samples):.3f} s an episode")
-    print(f"batch of {options.episodes}: {statistics.median(batched) / len(samples):.3f} s an episode, {gain:.2f}x")
+    each = statistics.median(batched) / len(samples)
+    print(f"batch of {options.episodes}: {each:.3f} s an episode, {gain:.2f}x")
 
 
 if __name__ == "__main__":

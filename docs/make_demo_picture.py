@@ -13,6 +13,7 @@ from ibisagent.report import draw_action
 
 
 def main(folder: Path) -> None:
+    """Picture, the first two turns and the outline, side by side."""
     [episode] = read_episodes(folder / "episode.jsonl")
     seen = observed_pictures(episode)
     panels = [episode.picture.pixels]

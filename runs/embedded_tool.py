@@ -38,7 +38,7 @@ class Config:
     out: Path = Path(".cache/embedded_tool")  # checkpoints, log and exported weights
     minutes: float = 100.0  # training time over all resumed runs; the learning rate decays to 0 with it
     small_frame: int = 192  # frame of the first part
-    small_share: float = 0.6  # its share of the time
+    small_share: float = 0.7  # its share of the time
     frame: int = 256
     batch: int = 16
     rows: int = 2  # targets per picture

@@ -12,8 +12,8 @@ import pytest
 from odd_files import encoded
 from PIL import Image
 
-from ibisagent.complaints import is_damaged_jpeg, overhearing
-from ibisagent.picture_files import quiet
+from ibisagent.images.complaints import is_damaged_jpeg, overhearing
+from ibisagent.images.picture_files import quiet
 
 NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (90, 120, 3), np.uint8))
 

@@ -519,8 +519,8 @@ def test_volumes_are_windowed_as_a_whole(tmp_path: Path) -> None:
 
 def test_large_volumes_are_sampled_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With chunks of one plane and a small sample: every 7th value in the order of the file."""
-    monkeypatch.setattr("ibisagent.nifti._CHUNK", 100)
-    monkeypatch.setattr("ibisagent.nifti.SAMPLE", 150)
+    monkeypatch.setattr("ibisagent.images.nifti._CHUNK", 100)
+    monkeypatch.setattr("ibisagent.images.nifti.SAMPLE", 150)
     data = np.random.default_rng(0).integers(0, 30_000, (9, 10, 11)).astype(np.int16)
     path = saved_as(tmp_path, "volume.nii.gz", packed(nifti_bytes(data)))
     low, high = np.percentile(data.ravel(order="F")[::7], (0.5, 99.5))

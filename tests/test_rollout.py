@@ -113,7 +113,8 @@ def test_a_tool_that_fails_as_a_whole_is_a_status(samples: list[Sample], how: st
     episodes = list(collect(rollout(samples, policy, BrokenTool(how), SETTINGS, batch_size=2)))
     assert [episode.status for episode in episodes] == [EpisodeStatus.TOOL_ERROR] * 5
     assert all(
-        (episode.mask is None and "no" in episode.message) or "gone" in episode.message for episode in episodes
+        (episode.mask is None and "no" in episode.message) or "gone" in episode.message
+        for episode in episodes
     )
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from ibisagent.datasets.biomedparse import DEFAULT_INSTRUCTION
 from ibisagent.errors import InputError
 from ibisagent.images import load_picture
-from ibisagent.intensity import Window
+from ibisagent.images.intensity import Window
 from ibisagent.masks import decode_rle
 from ibisagent.types import Mask, Picture, Sample
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ibisagent.datasets.cases import Case, DataSet, Fault, ReadOptions, Target, case_key, hashed
 from ibisagent.errors import InputError
-from ibisagent.intensity import Decoded, Window, to_picture
+from ibisagent.images.intensity import Decoded, Window, to_picture
 from ibisagent.safe_pickle import read_npz as read_arrays
 from ibisagent.types import Mask, Picture
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ibisagent.datasets.cases import Axis, Case, ReadOptions, Target, case_key, hashed
 from ibisagent.errors import InputError
-from ibisagent.intensity import SAMPLE, Decoded, Window, to_picture
-from ibisagent.picture_files import quiet
+from ibisagent.images.intensity import SAMPLE, Decoded, Window, to_picture
+from ibisagent.images.picture_files import quiet
 from ibisagent.types import Mask, Picture
 
 _AXES: tuple[Axis, ...] = ("sagittal", "coronal", "axial")  # perpendicular to canonical x, y, z

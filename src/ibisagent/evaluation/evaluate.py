@@ -139,7 +139,7 @@ def plan_of(command: Evaluate) -> Plan:
     from ibisagent.datasets.cases import ReadOptions
     from ibisagent.datasets.folders import checked_labels
     from ibisagent.evaluation.cases import plan
-    from ibisagent.intensity import parse_window
+    from ibisagent.images.intensity import parse_window
 
     labels = [label.partition("=") for label in command.labels]
     if any(not value or not name for value, _, name in labels):

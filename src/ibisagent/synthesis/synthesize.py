@@ -137,7 +137,7 @@ def job_of(command: Synthesize) -> Job:
     """The job of a command line. Raises InputError for options that cannot be read."""
     from ibisagent.datasets.cases import ReadOptions
     from ibisagent.datasets.folders import checked_labels
-    from ibisagent.intensity import parse_window
+    from ibisagent.images.intensity import parse_window
     from ibisagent.synthesis.shards import Job
     from ibisagent.synthesis.trajectories import Mix, Teaching
 

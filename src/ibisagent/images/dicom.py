@@ -32,8 +32,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ibisagent.complaints import is_damaged_jpeg
-from ibisagent.dicom_facts import (
+from ibisagent.errors import InputError
+from ibisagent.images.complaints import is_damaged_jpeg
+from ibisagent.images.dicom_facts import (
     file_window,
     frame_facts,
     modality,
@@ -41,9 +42,8 @@ from ibisagent.dicom_facts import (
     patient_sides,
     pixel_spacing,
 )
-from ibisagent.errors import InputError
-from ibisagent.intensity import Decoded, bands
-from ibisagent.picture_files import MAX_FRAME_BYTES, PictureFile, check_sides, frame_number, quiet
+from ibisagent.images.intensity import Decoded, bands
+from ibisagent.images.picture_files import MAX_FRAME_BYTES, PictureFile, check_sides, frame_number, quiet
 
 MAX_INFLATED_BYTES = 256 * 1024**2  # of a deflated data set
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")

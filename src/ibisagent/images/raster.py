@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from ibisagent.complaints import is_damaged_jpeg, overhearing
 from ibisagent.errors import InputError
-from ibisagent.intensity import Decoded, bands, linear
-from ibisagent.picture_files import MAX_SIDE, PictureFile, check_sides, frame_number, quiet
+from ibisagent.images.complaints import is_damaged_jpeg, overhearing
+from ibisagent.images.intensity import Decoded, bands, linear
+from ibisagent.images.picture_files import MAX_SIDE, PictureFile, check_sides, frame_number, quiet
 
 _NUMBERS = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")

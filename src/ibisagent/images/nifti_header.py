@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from ibisagent.picture_files import MAX_FRAME_BYTES, PictureFile
+from ibisagent.images.picture_files import MAX_FRAME_BYTES, PictureFile
 
 MAX_VOLUME_BYTES = 2 * 1024**3  # of one volume, unpacked
 MAX_OFFSET = 16 * 1024**2  # bytes before the first voxel

@@ -18,9 +18,9 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from ibisagent.errors import InputError
-from ibisagent.intensity import SAMPLE, Decoded
-from ibisagent.nifti_header import Layout, read_layout
-from ibisagent.picture_files import PictureFile, check_sides, quiet
+from ibisagent.images.intensity import SAMPLE, Decoded
+from ibisagent.images.nifti_header import Layout, read_layout
+from ibisagent.images.picture_files import PictureFile, check_sides, quiet
 
 AXES = ("sagittal", "coronal", "axial")  # perpendicular to the canonical x, y, z
 _CHUNK = 8 * 1024**2  # bytes read at a time

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from ibisagent.intensity import Display
-from ibisagent.orientation import Sides, sides_of_cosines, sides_of_letters
+from ibisagent.images.intensity import Display
+from ibisagent.images.orientation import Sides, sides_of_cosines, sides_of_letters
 
 _FUNCTIONAL_GROUPS = (
     "PixelMeasuresSequence",

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibisagent.dicom import read_dicom
 from ibisagent.errors import InputError
-from ibisagent.intensity import Decoded, Window, checked_window, parse_window, to_picture
-from ibisagent.nifti import read_nifti
-from ibisagent.picture_files import open_picture
-from ibisagent.raster import decode_array, decode_image, read_raster
+from ibisagent.images.dicom import read_dicom
+from ibisagent.images.intensity import Decoded, Window, checked_window, parse_window, to_picture
+from ibisagent.images.nifti import read_nifti
+from ibisagent.images.picture_files import open_picture
+from ibisagent.images.raster import decode_array, decode_image, read_raster
 from ibisagent.types import Mask, Picture
 
 __all__ = ["Source", "load_mask", "load_picture", "parse_window"]
