@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/ibisagent demo --out out/demo --overwrite
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff check .
