@@ -205,3 +205,31 @@ def test_the_observation_shows_the_painted_picture_and_nothing_of_the_truth(samp
     assert [message.role for message in second.messages] == ["system", "user"]
     assert second.seed == seed_for(0, "two-discs", 0, 2, 0)
     assert not any(value is sample.truth for value in vars(second).values())
+
+
+def test_what_a_proposal_may_be(sample: Sample) -> None:
+    settings = replace(UNDO, start="proposal")
+    mask = np.zeros((96, 128), bool)
+    for reply, status in (
+        (ToolReply(), None),
+        (ToolReply(mask), None),
+        (ToolReply(error="no memory"), EpisodeStatus.TOOL_ERROR),
+    ):
+        env = Environment(sample, settings, View(), tool_hears_text=True)
+        request = env.begin()
+        assert request is not None and request.instruction == sample.instruction
+        env.receive_start(reply)
+        assert env.state.mask is None and env.done == (status is not None)
+    env = Environment(sample, settings, View(), tool_hears_text=True)
+    env.begin()
+    env.receive_start(ToolReply(sample.truth, 0.7, np.zeros((4, 4), np.float32)))
+    request = env.submit(PolicyReply(OTHER))
+    assert request is not None and request.low_res_logits is env.state.low_res_logits
+    assert request.instruction == sample.instruction
+
+
+def test_the_tool_hears_no_text_without_a_proposal(sample: Sample) -> None:
+    env = Environment(sample, UNDO, View(), tool_hears_text=True)
+    env.begin()
+    request = env.submit(PolicyReply(ON_DISC))
+    assert request is not None and request.instruction is None

@@ -146,11 +146,11 @@ class Environment:
         return None
 
     def receive_start(self, reply: ToolReply) -> None:
-        """Take the tool's proposal. An empty one means that no mask stands yet."""
+        """Take the tool's proposal. None, or an empty one, means that no mask stands yet."""
         self._start_seconds = reply.seconds
-        if reply.error is not None or reply.mask is None:
-            self.end(EpisodeStatus.TOOL_ERROR, reply.error or "The tool gave no mask.")
-        elif reply.mask.any():
+        if reply.error is not None:
+            self.end(EpisodeStatus.TOOL_ERROR, reply.error)
+        elif reply.mask is not None and reply.mask.any():
             self._start_from(
                 ToolState(mask=reply.mask, score=reply.score, low_res_logits=reply.low_res_logits)
             )

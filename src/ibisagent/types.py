@@ -280,7 +280,10 @@ class Tool(Protocol):
         ...
 
     def propose(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
-        """First masks from `instruction` alone; only where "text" is in `prompts`."""
+        """First masks from `instruction` alone; only where "text" is in `prompts`.
+
+        Neither mask nor error: the tool has no proposal, and the episode starts without one.
+        """
         ...
 
     def fingerprint(self) -> Mapping[str, Any]: ...

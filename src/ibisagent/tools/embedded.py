@@ -144,9 +144,14 @@ class EmbeddedTool:
         return [self._answer(request) for request in requests]
 
     def propose(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
-        """First masks from the target's name alone; an empty mask says "not there"."""
+        """First masks from the target's name alone; an empty mask says "not there".
+
+        No mask at all where the instruction names nothing that the tool knows.
+        """
         return [
-            self._answer(ToolRequest(picture=request.picture, instruction=request.instruction or ""))
+            self._answer(ToolRequest(picture=request.picture, instruction=request.instruction))
+            if request.instruction and canonical_target(request.instruction) in self.names
+            else ToolReply()
             for request in requests
         ]
 
