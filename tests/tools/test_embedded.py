@@ -148,13 +148,14 @@ def test_what_cannot_be_answered_is_an_error_for_that_request_alone(tool, change
     assert fine.error is None
 
 
-def test_proposals_need_a_known_name(tool):
-    known, unknown = tool.propose(
-        [ToolRequest(picture(), instruction=text) for text in ("Find the liver", "Find the spaceship")]
+def test_an_unknown_name_gives_no_proposal_and_no_error(tool):
+    known, unknown, bare = tool.propose(
+        [ToolRequest(picture(), instruction=text) for text in ("Find the liver", "Find the spaceship", None)]
     )
     assert known.mask is not None
-    assert unknown.error is None
-    assert unknown.mask is None
+    for reply in (unknown, bare):
+        assert reply.mask is None
+        assert reply.error is None
 
 
 def test_weights_that_are_none_are_refused(tmp_path):
