@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HASH_SIDE = 16  # of the grid of the perceptual hash: 256 bits of differences
 NEAR = 6  # bits of 256 in which near-duplicates differ at most
 _FLAT = 4.0  # grey levels: pictures of less contrast have no hash that means anything
-_TYPO = 0.85  # ratio of likeness from which a rare name is taken for a typing error of a common one
+_TYPO = 0.8  # ratio of likeness from which a rare name is taken for a typing error of a common one
 _RARE = 0.05  # of the common one's count
 
 KNOWN_TYPOS = {"public symphysis": "pubic symphysis", "panreas": "pancreas"}
