@@ -16,7 +16,11 @@ from rich.table import Table
 from ibisagent.errors import IbisError
 from ibisagent.types import Click, Picture, ToolRequest
 
-EXTRAS = {"chat": ("httpx", "policies at an endpoint"), "lora": ("peft", "LoRA adapters")}
+EXTRAS = {
+    "chat": ("httpx", "policies at an endpoint"),
+    "lora": ("peft", "LoRA adapters"),
+    "data": ("pyarrow", "Hugging Face data sets, parquet for verl"),
+}
 
 
 def doctor(screen: Console) -> int:
