@@ -1,6 +1,6 @@
 """Choose when the embedded policy acts: shifts of its verdicts, on the validation patients.
 
-    python runs/calibrate_policy.py checkpoints/policy/policy.safetensors --out weights.safetensors
+    python runs/calibrate_policy.py --weights checkpoints/policy/policy.safetensors --out weights.safetensors
 
 From the tool's proposal (and from the bare picture) every verdict is tried once per case, and the
 IoU that it leads to is noted. The shifts of the verdicts' logits that would have given the best
