@@ -50,6 +50,7 @@ class Config:
     small_side: int = 192  # pixels of the square in the first part
     small_share: float = 0.4  # its share of the time
     rate: float = 1.2e-3
+    smooth: float = 0.998  # decay of the averaged weights
     seed: int = 0
     data: Path | None = None
     tool: Path | None = None  # weights of the embedded tool: its masks become states
@@ -358,7 +359,7 @@ def main(config: Config) -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimiser.step()
         step += 1
-        follow(average, network, min(0.998, 1 - 10 / (step + 10)))
+        follow(average, network, min(config.smooth, 1 - 10 / (step + 10)))
         spent = (time.monotonic() - began) / 60
         for key, value in parts.items():
             running[key] += value.item()

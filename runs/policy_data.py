@@ -338,13 +338,16 @@ def decide(truth: Mask, mask: Mask | None, rng: np.random.Generator) -> tuple[Ac
     """The right action, and for clicks where in the 64 x 64 grid they may land (sums to 1).
 
     The error with the larger inscribed circle is clicked (METHOD section 5), in its widest part;
-    errors that are only a rim are left alone.
+    errors that are only a rim are left alone. A mask with less than half the overlap is taken back
+    in half of the cases: both are right, and which one is done is calibrated (calibrate_policy.py).
     """
     if not truth.any():
         return (Terminate() if mask is None else Undo()), None
     if mask is not None:
         both = int((truth & mask).sum())
         if both < 0.08 * truth.sum() and both < 0.08 * mask.sum():
+            return Undo(), None
+        if iou(truth, mask) < 0.5 and rng.random() < 0.5:
             return Undo(), None
     missed, included = error_regions(truth, mask)
     depth_missed, depth_included = _depth(missed), _depth(included)

@@ -87,7 +87,7 @@ def test_earlier_results_are_only_replaced_when_asked(files: Path, capsys: pytes
     [
         (["--history", "some"], "history is none, last-K"),
         (["--verbs", "fly"], "--verbs holds undo or box"),
-        (["--max-turns", "0"], "--max-turns is at least 1"),
+        (["--max-turns", "0"], "max_turns is at least 1"),
         (["--start", "/nowhere/mask.png"], "mask"),
         (["--start", "proposal"], "--start none"),
         (["--tool", "medsam3:x"], "choose from"),

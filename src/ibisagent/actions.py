@@ -29,7 +29,6 @@ from ibisagent.types import (
 
 GRAMMAR_VERSION = 1
 DECIMALS = 4  # written; any number is read
-MAX_SIDE = 8192  # pixels; four decimals stay exact up to 9,999
 
 _TAG = re.compile(r"<\s*(/?)\s*(think|action|answer)\s*>")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
@@ -119,11 +118,15 @@ def _blocks(text: str) -> tuple[list[_Block], bool, bool]:
     outside = False
     position = 0  # end of what has been understood
     opened: re.Match[str] | None = None
-    for tag in _TAG.finditer(text):
+    tags = list(_TAG.finditer(text))
+    last_close = {tag[2]: tag.start() for tag in tags if tag[1]}
+    for tag in tags:
         closing, name = bool(tag[1]), tag[2]
         if opened is None:
-            outside |= bool(text[position : tag.start()].strip()) or closing
-            opened = None if closing else tag
+            # a thought or answer that never closes must not hide the action after it
+            stray = closing or (name != "action" and last_close.get(name, -1) < tag.start())
+            outside |= bool(text[position : tag.start()].strip()) or stray
+            opened = None if stray else tag
         elif closing and name == opened[2]:
             blocks.append(_Block(name, text[opened.end() : tag.start()].strip()))
             opened = None
@@ -132,7 +135,9 @@ def _blocks(text: str) -> tuple[list[_Block], bool, bool]:
         position = tag.end()
     if opened is None:
         return blocks, outside or bool(text[position:].strip()), False
-    return blocks, True, opened[2] == "action"
+    if opened[2] == "action":
+        return blocks, True, True
+    return blocks, True, True
 
 
 def _read_action(content: str, verbs: Collection[Verb]) -> tuple[Action | None, ParseFailure | None, str]:

@@ -141,6 +141,8 @@ def make_sample(image: ImageLike, instruction: str, start: ImageLike | None = No
             f"{len(instruction)}",
             'write for example "Find the liver"',
         )
+    if instruction != instruction.encode("utf-8", "replace").decode():
+        raise InputError("an instruction is text", "bytes that are no UTF-8")
     picture = image if isinstance(image, Picture) else load_picture(image)
     start_mask = None
     if start is not None:

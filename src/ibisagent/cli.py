@@ -81,6 +81,8 @@ class Replay:
     """folder for the pictures as the policy saw them"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16"""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def segment(command: Segment) -> int:
     sample = make_sample(picture, command.instruction, start)
     with screen.status("loading policy and tool"):
         agent = load_pair(command.pair, {sample.sample_id: truth} if truth is not None else None)
-    screen.print(f"[bold]{escape(sample.instruction)}[/]  ({agent.policy.name} with {agent.tool.name})")
+    screen.print(
+        f"[bold]{escape(sample.instruction)}[/]  ({escape(agent.policy.name)} with {escape(agent.tool.name)})"
+    )
     for assumption in picture.assumptions:
         screen.print(f"  assumed: {escape(assumption)}", style="dim")
     episode = _run(agent, sample)
@@ -254,13 +258,18 @@ def replay_command(command: Replay) -> int:
     from ibisagent.replay import observed_pictures, replay
     from ibisagent.tools import load_tool
 
+    if command.out is not None:
+        try:
+            command.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("--out is a folder that can be written to", error.strerror) from None
     table = Table("episode", "masks", "lowest IoU", "verdict")
     tools: dict[str, Tool] = {}
     all_verified = True
     for number, episode in enumerate(read_episodes(command.episode)):
-        spec = command.tool
+        spec, recorded = command.tool, episode.fingerprint.get("tool", {})
         if spec == "recorded":
-            spec = str(episode.fingerprint.get("tool", {}).get("name"))
+            spec = str(recorded.get("name"))
             if spec not in ("classical", "embedded"):
                 raise InputError(
                     "only tools that ship with ibisagent are found by their recorded name",
@@ -268,7 +277,8 @@ def replay_command(command: Replay) -> int:
                     "name the weights with --tool",
                 )
         if spec not in tools:
-            tools[spec] = load_tool(spec, device=command.device)
+            percent = recorded.get("point_to_box")
+            tools[spec] = load_tool(spec, device=command.device, dtype=command.dtype, point_to_box=percent)
         result = replay(episode, tools[spec])
         lowest = min((mask.iou for mask in result.masks), default=1.0)
         how = "bit-exact" if all(mask.exact for mask in result.masks) else "IoU >= 0.999"
@@ -276,13 +286,14 @@ def replay_command(command: Replay) -> int:
         for difference in result.tool_differences:
             verdict += f"\ntool {difference}"
         table.add_row(
-            f"{number} {episode.sample_id}", str(len(result.masks)), f"{lowest:.4f}", escape(verdict)
+            f"{number} {escape(episode.sample_id)}", str(len(result.masks)), f"{lowest:.4f}", escape(verdict)
         )
         all_verified &= result.verified
         if command.out is not None:
-            command.out.mkdir(parents=True, exist_ok=True)
             for turn, pixels in enumerate(observed_pictures(episode)):
                 Image.fromarray(pixels).save(command.out / f"{number}-{turn}.png")
+    if not table.row_count:
+        raise InputError("an episode log holds at least one episode", "none")
     screen.print(table)
     return 0 if all_verified else 1
 

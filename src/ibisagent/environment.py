@@ -17,6 +17,7 @@ import numpy as np
 
 from ibisagent import render
 from ibisagent.actions import parse
+from ibisagent.errors import InputError
 from ibisagent.prompts import Exchange, History, conversation, retry_text, system_prompt, turn_text
 from ibisagent.seeding import seed_for
 from ibisagent.types import (
@@ -48,6 +49,13 @@ from ibisagent.types import (
 REPEAT_RADIUS = 0.005  # two clicks of one sign closer than this (of each side) are the same click
 
 _REPEATED = "The action was already taken; nothing changed."
+_NOTHING_TO_UNDO = "There is nothing to undo."
+
+
+def _whole(value: object, least: int | None = None) -> bool:
+    """A whole number, not below `least`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and (least is None or value >= least)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,28 @@ class Settings:
     seed: int = 0
     style: render.Style = "fill"
     system: str | None = None  # replaces the system prompt
+
+    def __post_init__(self) -> None:
+        limit = self.time_limit
+        rules: list[tuple[str, object, bool]] = [
+            ("max_turns is at least 1", self.max_turns, _whole(self.max_turns, 1)),
+            ("retries is at least 0", self.retries, _whole(self.retries, 0)),
+            ("verbs are those of the grammar", self.verbs, BASE_VERBS <= self.verbs <= set(Verb)),
+            ("start is none or proposal", self.start, self.start in ("none", "proposal")),
+            ("select is last or best", self.select, self.select in ("last", "best")),
+            ("style is fill or contour", self.style, self.style in ("fill", "contour")),
+            ("seed is a whole number", self.seed, _whole(self.seed)),
+            ("the system prompt is text", self.system, isinstance(self.system, str | None)),
+            (
+                "time_limit is a number of seconds above 0",
+                limit,
+                limit is None or (isinstance(limit, int | float) and 0 <= limit < math.inf),
+            ),
+        ]
+        for rule, value, holds in rules:
+            if not holds:
+                raise InputError(rule, repr(value))
+        History(self.history)
 
     @property
     def system_text(self) -> str:
@@ -93,6 +123,7 @@ class ToolState:
     score: float | None = None
     low_res_logits: Logits | None = None
     start_mask: Mask | None = None  # as brought by the user, for tools that take masks
+    turn: int = 0  # whose mask it is; 0 is the start
 
 
 class Environment:
@@ -125,7 +156,6 @@ class Environment:
         self._turns: list[Turn] = []
         self._attempts: list[Attempt] = []
         self._exchanges: list[list[Exchange]] = []
-        self._actions: list[Action] = []
         self._pending: tuple[ParsedText, ToolState | None, str] | None = None
         self._status: EpisodeStatus | None = None
         self._message = ""
@@ -141,7 +171,7 @@ class Environment:
         if self._kind == "proposal":
             return ToolRequest(self.sample.picture, instruction=self._text_for_tool)
         mask = self.sample.start_mask
-        if mask is not None:
+        if mask is not None and mask.any():  # an empty one says that nothing was found so far
             self._start_from(ToolState(mask=mask, start_mask=mask))
         return None
 
@@ -226,6 +256,8 @@ class Environment:
             self.end(EpisodeStatus.POLICY_ERROR, reply.error)
             return None
         self._open_turn()
+        # a lone surrogate, which JSON from a server may hold, could not be written to the log
+        reply = replace(reply, text=reply.text.encode("utf-8", "replace").decode())
         parsed = parse(reply.text, self.settings.verbs)
         number, attempt = len(self._turns) + 1, len(self._attempts)
         seed = seed_for(self.settings.seed, self.sample.sample_id, self.rollout, number, attempt)
@@ -264,7 +296,11 @@ class Environment:
                 state = None
             elif state is not None:
                 state = replace(
-                    state, mask=reply.mask, score=reply.score, low_res_logits=reply.low_res_logits
+                    state,
+                    mask=reply.mask,
+                    score=reply.score,
+                    low_res_logits=reply.low_res_logits,
+                    turn=len(self._turns) + 1,
                 )
         if state is not None:
             if isinstance(parsed.action, Undo):
@@ -284,8 +320,6 @@ class Environment:
         )
         self._attempts = []
         self._turns.append(turn)
-        if parsed.action is not None:
-            self._actions.append(parsed.action)
         self._end_after(parsed)
         return turn
 
@@ -313,7 +347,7 @@ class Environment:
                 return replace(state, boxes=(*state.boxes, action)), ""
             case Undo():
                 if len(self._states) == 1:
-                    return None, "There is nothing to undo."
+                    return None, _NOTHING_TO_UNDO
                 return self._states[-2], ""
             case _:
                 return None, ""
@@ -327,10 +361,20 @@ class Environment:
             )
         elif isinstance(parsed.action, Terminate):
             self.end(EpisodeStatus.TERMINATED, f"The policy terminated in turn {number}.")
-        elif self._turns[-1].note == _REPEATED or _alternates(self._actions):
+        elif self._turns[-1].note == _REPEATED or self._goes_round():
             self.end(EpisodeStatus.REPEATED_CLICK, f"The policy repeated itself in turn {number}.")
         elif number >= self.settings.max_turns:
             self.end(EpisodeStatus.TURN_LIMIT, f"The limit of {self.settings.max_turns} turns was reached.")
+
+    def _goes_round(self) -> bool:
+        """The last four actions are A-B-A-B; four Undos that each take something back are not."""
+        last = self._turns[-4:]
+        if len(last) < 4 or any(turn.action is None for turn in last):
+            return False
+        a, b, c, d = (turn.action for turn in last)
+        if all(isinstance(turn.action, Undo) for turn in last):
+            return last[-1].note == _NOTHING_TO_UNDO
+        return _same_action(a, c) and _same_action(b, d)
 
     # --- the result ---------------------------------------------------------------------------
 
@@ -354,7 +398,7 @@ class Environment:
             start=self._kind,
             start_mask=self._start.mask,
             start_score=self._start.score,
-            turns=tuple(self._turns),
+            turns=(*self._turns, *self._unfinished()),
             status=self._status,
             outcome=outcome,
             mask=mask,
@@ -369,15 +413,23 @@ class Environment:
             host=host,
         )
 
+    def _unfinished(self) -> list[Turn]:
+        """Attempts of a turn that something from outside cut short: text and error are kept."""
+        if not self._attempts:
+            return []
+        state, attempts = self.state, tuple(self._attempts)
+        number, note = len(self._turns) + 1, "The episode ended before a text could be executed."
+        return [Turn(number, attempts, None, None, None, state.mask, state.score, 0.0, note)]
+
     def _selected(self) -> int | None:
         """Number of the turn whose mask is the result; 0 is the start."""
         if self.state.mask is None:
             return None
         if self.settings.select == "last":
             return len(self._turns)
-        scored = [(self._start.score, 0)] if self._start.mask is not None else []
-        scored += [(turn.score, turn.number) for turn in self._turns if turn.mask is not None]
-        return max(scored, key=lambda pair: (-math.inf if pair[0] is None else pair[0], pair[1]))[1]
+        standing = [state for state in self._states if state.mask is not None]  # nothing taken back
+        best = max(standing, key=lambda s: (-math.inf if s.score is None else s.score, s.turn))
+        return best.turn
 
 
 def _same_click(a: Click, b: Click) -> bool:
@@ -390,7 +442,7 @@ def _same_box(a: Box, b: Box) -> bool:
     return all(abs(one - other) <= REPEAT_RADIUS for one, other in pairs)
 
 
-def _same_action(a: Action, b: Action) -> bool:
+def _same_action(a: Action | None, b: Action | None) -> bool:
     match a, b:
         case Click(), Click():
             return _same_click(a, b)
@@ -398,11 +450,3 @@ def _same_action(a: Action, b: Action) -> bool:
             return _same_box(a, b)
         case _:
             return type(a) is type(b)
-
-
-def _alternates(actions: list[Action]) -> bool:
-    """The last four actions are A-B-A-B."""
-    if len(actions) < 4:
-        return False
-    a, b, c, d = actions[-4:]
-    return _same_action(a, c) and _same_action(b, d)

@@ -18,10 +18,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
-from ibisagent.actions import MAX_SIDE, format_action, parse
+from ibisagent.actions import format_action, parse
 from ibisagent.errors import EpisodeFormatError
 from ibisagent.masks import decode_rle, encode_rle
 from ibisagent.types import (
+    MAX_SIDE,
     Action,
     Attempt,
     Box,
@@ -52,11 +53,14 @@ def write_episodes(path: Path, episodes: Iterable[Episode], pictures: PictureSto
     """Write episodes to `path` (replaced as a whole); returns how many."""
     temporary = path.with_name(path.name + ".part")
     count = 0
-    with temporary.open("w", encoding="utf-8") as file:
-        for episode in episodes:
-            file.write(episode_line(episode, pictures, path.parent))
-            count += 1
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for episode in episodes:
+                file.write(episode_line(episode, pictures, path.parent))
+                count += 1
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return count
 
 
@@ -195,15 +199,26 @@ def read_episodes(path: Path, resolve: Resolver | None = None) -> Iterator[Episo
             if not line.strip():
                 continue
             try:
-                yield from_record(json.loads(line), path.parent, resolve)
-            except json.JSONDecodeError as error:
+                yield from_record(_json(line), path.parent, resolve)
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, EpisodeFormatError):
+                    raise EpisodeFormatError(f"line {number}: {error.rule}", error.value, error.fix) from None
                 raise EpisodeFormatError(
                     "every line of an episode log is one JSON object",
-                    f"{error.msg} in line {number}",
+                    f"something else in line {number}",
                     "the file may be truncated; delete that line to read the others",
                 ) from None
-            except EpisodeFormatError as error:
-                raise EpisodeFormatError(f"line {number}: {error.rule}", error.value, error.fix) from None
+
+
+def _json(line: str) -> Any:
+    """Strict JSON without NaN, Infinity or half characters. Raises ValueError."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    value = json.loads(line, parse_constant=refuse)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
 def _decoded(file: Iterable[str]) -> Iterator[str]:
@@ -225,7 +240,7 @@ def from_record(record: Any, folder: Path | None = None, resolve: Resolver | Non
         )
     try:
         return _episode(record, folder, resolve)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         if isinstance(error, EpisodeFormatError):
             raise
         raise EpisodeFormatError(
@@ -237,6 +252,7 @@ def _episode(record: dict[str, Any], folder: Path | None, resolve: Resolver | No
     picture = _picture(record["picture"], folder, resolve)
     shape = (picture.height, picture.width)
     start, result = record["start"], record["result"]
+    _is(dict, _is(dict, record["fingerprint"]).get("tool", {}))
     return Episode(
         sample_id=_is(str, record["sample_id"]),
         rollout=_is(int, record["rollout"]),
@@ -313,6 +329,8 @@ def _picture(record: Mapping[str, Any], folder: Path | None, resolve: Resolver |
     if not all(1 <= side <= MAX_SIDE for side in shape):
         raise EpisodeFormatError(f"a picture's sides are 1 to {MAX_SIDE}", f"{shape[0]}x{shape[1]}")
     spacing = record["spacing"]
+    if spacing is not None and not all(math.isfinite(side) and side > 0 for side in spacing):
+        raise EpisodeFormatError("pixel spacing is above 0 mm", spacing)
     pixels = None
     if record.get("png") is not None:
         pixels = _read_png(base64.b64decode(record["png"], validate=True), shape)
@@ -383,7 +401,10 @@ def _one_of(allowed: tuple[str, ...], value: Any) -> Any:
 
 def check_actions(episode: Episode) -> None:
     """Raise EpisodeFormatError where a turn's action is not what its last text says."""
-    verbs = {Verb(verb) for verb in episode.settings["verbs"]}
+    try:
+        verbs = {Verb(verb) for verb in episode.settings["verbs"]}
+    except (KeyError, TypeError, ValueError):
+        raise EpisodeFormatError("the settings of an episode name its verbs", None) from None
     for turn in episode.turns:
         if turn.attempts and parse(turn.attempts[-1].text, verbs).action != turn.action:
             raise EpisodeFormatError("a turn's action is what its text says", f"turn {turn.number}")

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ibisagent.actions import MAX_SIDE
 from ibisagent.errors import EpisodeFormatError
-from ibisagent.types import Mask
+from ibisagent.types import MAX_SIDE, Mask
 
 
 def iou(a: Mask, b: Mask) -> float:
@@ -47,7 +46,7 @@ def decode_rle(rle: Any) -> Mask:
     try:
         height, width = (int(side) for side in rle["size"])
         counts = _unpack(rle["counts"])
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise EpisodeFormatError(
             "a mask is COCO RLE with size [H, W] and a counts string", type(error).__name__
         ) from None
@@ -83,6 +82,8 @@ def _unpack(text: str) -> list[int]:
             raise ValueError
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError
         if not bits & 0x20:
             counts.append(value - (1 << shift) if bits & 0x10 else value)
             value = shift = 0

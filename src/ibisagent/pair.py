@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -71,10 +72,8 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
     from ibisagent.policies import PolicyOptions
     from ibisagent.types import BASE_VERBS, Verb
 
-    if options.max_turns < 1:
-        raise InputError("--max-turns is at least 1", options.max_turns)
-    if options.retries < 0:
-        raise InputError("--retries is at least 0", options.retries)
+    if not 0 <= options.temperature < math.inf:
+        raise InputError("--temperature is 0 or more", options.temperature)
     settings: dict[str, Any] = {
         "max_turns": options.max_turns,
         "retries": options.retries,

@@ -79,7 +79,7 @@ class History:
     mode: str = "none"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"none|all|(first\+)?last-[1-9][0-9]*", self.mode):
+        if not re.fullmatch(r"none|all|(first\+)?last-[1-9][0-9]{0,3}", str(self.mode)):
             raise InputError(
                 "history is none, last-K, first+last-K or all", repr(self.mode), "write for example last-3"
             )

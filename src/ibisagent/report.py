@@ -79,7 +79,7 @@ def _result(episode: Episode) -> str:
 
 
 def _start(episode: Episode) -> str:
-    if episode.start == "none":
+    if episode.start == "none" or (not episode.turns and episode.start_mask is None):
         return ""
     if episode.start_mask is None:
         return "<p>The tool proposed no mask; the episode began from the bare picture.</p>"

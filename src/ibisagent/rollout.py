@@ -129,7 +129,7 @@ def _enter(
             sample, settings, policy.view, tool_hears_text=hears_text, rollout=index, cancelled=cancelled
         )
         support = policy.supports(sample.instruction)
-        if not support.known:
+        if not env.check_limits() and not support.known:
             env.end(EpisodeStatus.UNSUPPORTED_TARGET, support.reason)
         fresh.append((number, env))
     running = [env for _, env in fresh if not env.done]

@@ -18,9 +18,13 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ibisagent.errors import InputError
+
 Mask: TypeAlias = NDArray[np.bool_]  # HxW, picture frame
 Pixels: TypeAlias = NDArray[np.uint8]  # HxWx3, RGB in [0, 255]
 Logits: TypeAlias = NDArray[np.float32]  # hxw, the tool's own low-resolution grid
+
+MAX_SIDE = 8192  # pixels a side of any picture (METHOD section 2)
 
 
 # --- pictures and samples ---------------------------------------------------------------------
@@ -175,6 +179,15 @@ class View:
     max_pixels: int = 262_144  # reference training: 512 px
     max_side: int | None = None  # longest side; the picture is enlarged to it where set
     multiple: int = 1  # both sides are rounded to a multiple of this
+
+    def __post_init__(self) -> None:
+        bounds = {"max_pixels": MAX_SIDE**2, "max_side": MAX_SIDE, "multiple": 1024}
+        for name, most in bounds.items():
+            value = getattr(self, name)
+            if value is None and name == "max_side":
+                continue
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise InputError(f"{name} of a view is a whole number from 1 to {most}", repr(value))
 
 
 @dataclass(frozen=True)

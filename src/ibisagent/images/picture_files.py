@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ibisagent.errors import InputError
+from ibisagent.types import MAX_SIDE
 
-MAX_SIDE = 8192  # pixels; METHOD section 2
 MAX_FILE_BYTES = 512 * 1024**2  # of a picture that is decoded in memory
 MAX_FRAME_BYTES = 256 * 1024**2  # of one decoded frame, or one plane of a volume
 MAX_VOLUME_FILE_BYTES = 4 * 1024**3  # of a volume, which is read slice by slice

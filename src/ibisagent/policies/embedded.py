@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ibisagent.errors import InputError
@@ -74,7 +74,20 @@ class EmbeddedPolicy:
             else Path(str(resources.files("ibisagent") / "weights/embedded_policy.safetensors"))
         )
         if not file.is_file():
-            raise InputError("the embedded policy's weights must exist", file, "name a .safetensors file")
+            raise InputError(
+                "the embedded policy's weights must exist", file.name, "name a .safetensors file"
+            )
+        try:
+            return cls._load(file, temperature)
+        except (OSError, SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+            raise InputError(
+                "the embedded policy needs its weights",
+                f"{file.name} ({str(error).splitlines()[0]})",
+                "reinstall the package",
+            ) from None
+
+    @classmethod
+    def _load(cls, file: Path, temperature: float) -> EmbeddedPolicy:
         with safe_open(str(file), framework="pt") as stored:
             metadata = stored.metadata() or {}
             if metadata.get("format") != f"ibisagent embedded policy {FORMAT}":

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ibisagent.actions import format_text
+from ibisagent.errors import InputError
 from ibisagent.types import (
     BASE_VERBS,
     Action,
@@ -54,8 +55,9 @@ class HumanPolicy:
         picture = Path(self._folder.name) / "current.png"
         Image.fromarray(observation.image).save(picture)
         print(f"{observation.instruction}\nThe picture as it stands: {picture}\n{HELP}", file=sys.stderr)
+        print(f"turn {observation.turn}> ", end="", file=sys.stderr, flush=True)
         try:
-            line = self._ask(f"turn {observation.turn}> ").strip()
+            line = self._ask("").strip()
         except EOFError:
             return PolicyReply(error="The person at the terminal left.")
         if line == "quit":
@@ -70,7 +72,11 @@ def text_of(line: str) -> str:
     if words == ["undo"]:
         return format_text("Taken back by hand.", Undo())
     if words and words[0] == "done":
-        return format_text("Accepted by hand.", Terminate(), " ".join(words[1:]) or "Accepted by hand.")
+        finding = " ".join(words[1:]) or "Accepted by hand."
+        try:
+            return format_text("Accepted by hand.", Terminate(), finding)
+        except InputError:  # tags in the finding: the parser names the fault
+            return line
     if len(words) == 3 and words[0] in ("+", "-"):
         try:
             action = Click(float(words[1]), float(words[2]), words[0] == "+")

@@ -75,7 +75,7 @@ def _centre(mask: Mask) -> tuple[float, float]:
 def facts(target: str, truth: Mask, mask: Mask | None, action: Action) -> Facts:
     """Measure what is true before `action`; masks are bool HxW of one frame, `mask` None is bare.
 
-    An Undo is explained by a mask that misses the target (or by a target that is absent), a
+    An Undo is explained by a mask that fits the target badly (or by a target that is absent), a
     Terminate by a mask that fits (or, without a mask, by an absent target).
     """
     present = bool(truth.any())
@@ -104,7 +104,7 @@ VERDICTS: dict[Situation, str] = {
     "missed": "Something is missing.",
     "included": "Too much is covered.",
     "good": "The mask fits.",
-    "elsewhere": "Wrong place.",
+    "elsewhere": "It does not fit.",
     "phantom": "Wrong and not needed.",
 }
 """How every thought begins: the judgement comes first, the wording after it varies."""
@@ -132,8 +132,8 @@ _THOUGHTS: dict[Situation, tuple[str, ...]] = {
         "The {target} at the {place} of the picture {is} {size} and well covered. I stop.",
     ),
     "elsewhere": (
-        "The mask is not on the {target}, which {is} {size} and {lies} at the {place}. I take it back.",
-        "This mask covers something else. The {target} {lies} at the {place} of the picture. I undo.",
+        "The mask is not well on the {target}, which {is} {size} and {lies} at the {place}. I take it back.",
+        "This mask is not well on the {target} at the {place} of the picture. I undo.",
     ),
     "phantom": (
         "The mask covers something else and the {target} {is} not in this picture. I take it back.",
