@@ -1,6 +1,8 @@
 """The policy that ships in the package: a small network that looks and writes the grammar.
 
-It sees the painted picture and nothing else of the state: no mask array, no clicks, no history.
+It sees the painted picture and nothing else of the state: no mask array, no clicks, no history; it
+only knows whether this is the first turn. A greedy policy without history would repeat the click
+that it took back, so after the first turn it repairs by clicks and writes Undo only when sampling.
 Its own part of the work is reading the instruction (targets.understand), looking and writing;
 what it writes is text, read by the same parser as the text of a 7B model.
 """
@@ -190,7 +192,8 @@ class EmbeddedPolicy:
         return self._network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
 
     def _allowed(self, logits: Tensor, observation: Observation) -> Tensor:
-        if Verb.UNDO in observation.verbs:
+        useful = observation.turn == 1 or self._temperature > 0
+        if Verb.UNDO in observation.verbs and useful:
             return logits
         return logits.index_fill(0, self._undo, -torch.inf)
 
