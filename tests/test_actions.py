@@ -104,6 +104,8 @@ def test_texts_without_exactly_one_action(text: str, failure: ParseFailure) -> N
         (STOP + "<answer> c </answer>", FormatFault.SEVERAL_ANSWERS),
         ("Sure! " + GOOD, FormatFault.TEXT_OUTSIDE_TAGS),
         (GOOD + " done", FormatFault.TEXT_OUTSIDE_TAGS),
+        ("<think> a <action> Positive Point (0.5, 0.5) </action>", FormatFault.MISSING_THINK),
+        (STOP.replace("</answer>", ""), FormatFault.MISSING_ANSWER),
         (GOOD + " </think>", FormatFault.TEXT_OUTSIDE_TAGS),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from ibisagent import render
 from ibisagent.environment import Environment, Settings
+from ibisagent.errors import InputError
 from ibisagent.rollout import collect, rollout
 from ibisagent.seeding import seed_for
 from ibisagent.tools.classical import ClassicalTool
@@ -233,3 +234,42 @@ def test_the_tool_hears_no_text_without_a_proposal(sample: Sample) -> None:
     env.begin()
     request = env.submit(PolicyReply(ON_DISC))
     assert request is not None and request.instruction is None
+
+
+def test_four_undos_that_each_take_something_back_are_no_repetition(sample: Sample) -> None:
+    clicks = [ON_DISC.replace("0.4167", f"0.{y}") for y in (36, 40, 44, 48)]
+    episode = run(sample, [*clicks, *[TAKE_BACK] * 4, STOP])
+    assert episode.status is EpisodeStatus.TERMINATED and episode.outcome is Outcome.ABSENT
+    assert run(sample, [TAKE_BACK] * 5).status is EpisodeStatus.REPEATED_CLICK
+
+
+def test_select_best_never_takes_what_was_taken_back(sample: Sample) -> None:
+    env = Environment(sample, replace(UNDO, select="best"), View())
+    env.begin()
+    for text, score in ((ON_DISC, 0.9), (TAKE_BACK, None), (OTHER, 0.4), (STOP, None)):
+        request = env.submit(PolicyReply(text))
+        env.receive(ToolReply(np.full((96, 128), score == 0.4), score) if request is not None else None)
+    assert env.episode({}, {}).selected_turn == 3 and env.episode({}, {}).mask.all()
+
+
+def test_an_empty_starting_mask_is_no_mask(sample: Sample) -> None:
+    empty = replace(sample, start_mask=np.zeros((96, 128), bool))
+    assert run(empty, [STOP]).outcome is Outcome.ABSENT
+
+
+def test_attempts_of_a_turn_cut_short_are_kept(sample: Sample) -> None:
+    episode = run(sample, [ON_DISC, "nonsense"])  # then the list is used up
+    assert episode.status is EpisodeStatus.POLICY_ERROR and episode.turns[1].attempts[0].text == "nonsense"
+    assert episode.turns[1].action is None and np.array_equal(episode.mask, episode.turns[0].mask)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_turns": 0}, {"retries": -1}, {"history": "some"}, {"select": "Best"}, {"start": "propsal"},
+        {"time_limit": float("nan")}, {"time_limit": float("inf")}, {"style": "x"}, {"verbs": frozenset()},
+    ],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
+    with pytest.raises(InputError):
+        Settings(**wrong)

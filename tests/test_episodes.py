@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from make_golden import TEXTS, golden_episode
 
+from ibisagent.cli import main
+from ibisagent.environment import Settings
 from ibisagent.episodes import check_actions, from_record, read_episodes, to_record, write_episodes
 from ibisagent.errors import EpisodeFormatError
+from ibisagent.policies.scripted import fixed
 from ibisagent.replay import observed_pictures, replay
+from ibisagent.rollout import collect, rollout
 from ibisagent.tools.classical import ClassicalTool
-from ibisagent.types import Click, Episode, EpisodeStatus, ParseFailure, Terminate, Undo
+from ibisagent.types import Click, Episode, EpisodeStatus, Outcome, ParseFailure, Sample, Terminate, Undo
 
 GOLDEN = Path(__file__).parent / "golden" / "episode-v1.jsonl"
 NOT_COMPARED = {"seconds", "start_seconds", "host", "tool_seconds"}
@@ -129,3 +133,77 @@ def test_damaged_files_name_the_line(tmp_path: Path, content: bytes) -> None:
 def test_records_hold_no_numbers_that_json_lacks(golden: Episode) -> None:
     text = json.dumps(to_record(golden), allow_nan=False)
     assert "NaN" not in text and len(text) < 20_000
+
+
+TAMPERED = {
+    "result mask": lambda e: replace(e, mask=np.ones_like(e.mask)),
+    "status": lambda e: replace(e, status=EpisodeStatus.TURN_LIMIT),
+    "outcome": lambda e: replace(e, outcome=Outcome.ABSENT),
+    "selected turn": lambda e: replace(e, selected_turn=1),
+    "a turn more": lambda e: replace(e, turns=(*e.turns, replace(e.turns[0], number=5, mask=None))),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_replay_notices_whatever_was_changed(golden: Episode, what: str) -> None:
+    assert not replay(TAMPERED[what](golden), ClassicalTool()).verified
+
+
+def test_replay_refuses_actions_that_the_texts_do_not_say(golden: Episode) -> None:
+    other = replace(golden.turns[0], action=Click(0.1, 0.1, True))
+    with pytest.raises(EpisodeFormatError, match="what its text says"):
+        replay(replace(golden, turns=(other, *golden.turns[1:])), ClassicalTool())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"settings": {"verbs": ["Fly"]}},
+        {"settings": {"retries": None}},
+        {"settings": {"max_turns": "a"}},
+        {"settings": {"history": 3}},
+        {"settings": {"history": "last-" + "9" * 5000}},
+        {"settings": {"system": [1]}},
+        {"settings": {"style": [1]}},
+        {"settings": {"unheard": 1}},
+        {"fingerprint": {"view": {"max_side": 0}}},
+        {"fingerprint": {"view": {"multiple": 10**7}}},
+        {"fingerprint": {"view": [1]}},
+        {"fingerprint": {"tool": "x"}},
+        {"picture": {"spacing": [0, 0]}},
+        {"picture": {"spacing": [-1, 1]}},
+        {"seconds": 10**400},
+        {"truth": {"size": [float("inf"), 1], "counts": "1"}},
+        {"sample_id": "\ud83d"},
+        {"truth": {"size": [4, 4], "counts": "o" * 300_000}},
+    ],
+)
+def test_logs_made_to_break_replay_are_named_errors(
+    golden: Episode, part: dict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    record = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    for key, change in part.items():
+        record[key] = (
+            record[key] | change if isinstance(record[key], dict) and isinstance(change, dict) else change
+        )
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(record))
+    assert main(["replay", str(path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_deep_or_empty_logs(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    for content in ("[" * 100_000, "", "\n\n"):
+        path.write_text(content)
+        assert main(["replay", str(path)]) == 2
+    assert main(["replay", str(GOLDEN), "--out", str(path)]) == 2
+
+
+def test_half_characters_from_a_server_do_not_lose_the_episode(golden: Episode, tmp_path: Path) -> None:
+    sample = Sample("half", golden.picture, "Find it")
+    text = "<think> \ud83d </think> <action> Terminate </action> <answer> \udcff </answer>"
+    [episode] = collect(rollout([sample], fixed([text]), ClassicalTool(), Settings()))
+    assert write_episodes(tmp_path / "log.jsonl", [episode]) == 1
+    [again] = read_episodes(tmp_path / "log.jsonl")
+    assert again.answer == "?" and again.status is EpisodeStatus.TERMINATED
