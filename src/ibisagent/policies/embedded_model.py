@@ -15,6 +15,7 @@ mask itself. Three parts:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -187,8 +188,8 @@ class EmbeddedPolicyNetwork(nn.Module):
             torch.cat([seen.glance[:, None], self.words(tokens[:, :-1])], dim=1)
             + self.order[: tokens.shape[1]]
         )
-        for layer in self.layers:
-            x, _ = layer(x, layer.read(seen.memory), None)
+        for layer, read in zip(self.layers, self.recall(seen.memory), strict=True):
+            x, _ = layer(x, read, None)
         states = self.last(x)
         return F.linear(states, self.words.weight), states
 
@@ -202,7 +203,7 @@ class EmbeddedPolicyNetwork(nn.Module):
 
     def recall(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of pictures (`Seen.memory`), once per text."""
-        return [layer.read(memory) for layer in self.layers]
+        return [cast(_Layer, layer).read(memory) for layer in self.layers]
 
     def step(
         self,
