@@ -1,6 +1,6 @@
 """Fit the embedded tool's score on validation patients: two numbers in the weights' metadata.
 
-    python runs/calibrate_tool.py --weights .cache/embedded_tool/embedded_tool.safetensors --out NEW.safetensors
+    python runs/calibrate_tool.py --weights TRAINED.safetensors --out NEW.safetensors
 
 The network's own estimate of its IoU is learned on training pictures, where masks are better than
 elsewhere. Scale and shift of its logit (Platt scaling with IoU as soft label) are fitted on oracle
