@@ -1,8 +1,9 @@
 """The policy that ships in the package: a small network that looks and writes the grammar.
 
 It sees the painted picture and nothing else of the state: no mask array, no clicks, no history; it
-only knows whether this is the first turn. A greedy policy without history would repeat the click
-that it took back, so after the first turn it repairs by clicks and writes Undo only when sampling.
+only knows which turn it is. A greedy policy without history would repeat the click that it took
+back, so after the first turn it repairs by clicks and writes Undo only when sampling; and the more
+turns are behind it, the sooner a mask is good enough.
 Its own part of the work is reading the instruction (targets.understand), looking and writing;
 what it writes is text, read by the same parser as the text of a 7B model.
 """
@@ -37,6 +38,7 @@ from ibisagent.types import BASE_VERBS, Observation, PolicyReply, Support, Verb,
 
 CHUNK = 8  # texts written side by side; always padded to it, so that a text never depends on its neighbours
 FORMAT = 1  # of the weights file
+PATIENCE = 1.0  # what "The mask fits." gains in logits with every turn after the second
 _UNDO_WORDS = (str(Verb.UNDO), VERDICTS["elsewhere"], VERDICTS["phantom"])
 
 
@@ -65,6 +67,7 @@ class EmbeddedPolicy:
         self._weights_id = weights_id
         self.shift_verdicts(verdict_bias or {})
         self._point = words.id(POINT)
+        self._fits = words.id(VERDICTS["good"])
         self._undo = torch.tensor([words.id(word) for word in _UNDO_WORDS])
 
     @classmethod
@@ -168,13 +171,12 @@ class EmbeddedPolicy:
         past, last = None, torch.cat([one.glance for one in seen + padding])
         for position in range(LONGEST):
             logits, states, past = network.step(memory, past, last, position)
-            if position == 1:
-                logits = logits + self._bias
             chosen = torch.ones(CHUNK, dtype=torch.long)
             for row, item in enumerate(observations):
                 if tokens[row] and tokens[row][-1] == 1:
                     continue
-                word = self._choose(self._allowed(logits[row], item), chances[row])
+                allowed = self._allowed(logits[row], item, first=position == 1)
+                word = self._choose(allowed, chances[row])
                 if word == self._point:
                     cells[row] = self._cell(seen[row], states[row : row + 1], item, chances[row])
                 tokens[row].append(word)
@@ -191,7 +193,11 @@ class EmbeddedPolicy:
         image = torch.from_numpy(to_square(observation.image))[None]
         return self._network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
 
-    def _allowed(self, logits: Tensor, observation: Observation) -> Tensor:
+    def _allowed(self, logits: Tensor, observation: Observation, first: bool) -> Tensor:
+        """Shifted where the verdict is written (`first`), and without Undo where it is of no use."""
+        if first:
+            logits = logits + self._bias
+            logits[self._fits] += PATIENCE * max(0, observation.turn - 2)
         useful = observation.turn == 1 or self._temperature > 0
         if Verb.UNDO in observation.verbs and useful:
             return logits
