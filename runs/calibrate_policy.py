@@ -4,7 +4,8 @@
 
 From the tool's proposal (and from the bare picture) every verdict is tried once per case, and the
 IoU that it leads to is noted. The shifts of the verdicts' logits that would have given the best
-set-macro IoU of this one turn are stored with the weights. Left out: later turns.
+set-macro IoU of this one turn are stored with the weights. Left out: later turns, which
+benchmarks/embedded_agent.py on `--split val` judges; shifts chosen with it are stored by `--shifts`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,7 @@ class Config:
     tool: Path | None = None  # weights of the tool, instead of the packaged ones
     pictures: int = 12  # per set at most
     absent: int = 1  # absent targets asked per picture
+    shifts: dict[str, float] = field(default_factory=dict)  # by verdict; where given, nothing is searched
     absent_weight: float = 0.3  # of the absent cases' mean against the set-macro of the present ones
 
 
@@ -139,6 +141,18 @@ def search(trials: list[Trial], names: tuple[Situation, ...], absent_weight: flo
 def main(config: Config) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    shifts = config.shifts or searched(config)
+    with safe_open(str(config.weights), framework="pt") as stored:
+        metadata = dict(stored.metadata())
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    metadata["verdict_bias"] = json.dumps(shifts)
+    save_file(tensors, str(config.out), metadata)
+    config.out.chmod(0o644)
+    print(shifts)
+
+
+def searched(config: Config) -> dict[str, float]:
+    """Shifts by verdict from trials on validation pictures; prints what every verdict leads to."""
     trials = Trials(config.weights, config.tool)
     masks: list[Trial] = []
     bares: list[Trial] = []
@@ -176,13 +190,7 @@ def main(config: Config) -> None:
             )
             print(f"better than {names[0]} in {better:.2f} of the present cases")
         shifts |= {VERDICTS[name]: value for name, value in chosen.items() if value}
-    with safe_open(str(config.weights), framework="pt") as stored:
-        metadata = dict(stored.metadata())
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    metadata["verdict_bias"] = json.dumps(shifts)
-    save_file(tensors, str(config.out), metadata)
-    config.out.chmod(0o644)
-    print(shifts)
+    return shifts
 
 
 if __name__ == "__main__":
