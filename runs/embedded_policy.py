@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 from policy_data import WEIGHTS, Case, Propose, State, draw, lesson, load
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,6 +55,8 @@ class Config:
     data: Path | None = None
     tool: Path | None = None  # weights of the embedded tool: its masks become states
     encoder: Path | None = None  # weights of the embedded tool: begin with its encoder
+    begin: Path | None = None  # weights of the embedded policy to start from, where there is no checkpoint
+    bf16: bool = torch.cpu._is_avx512_bf16_supported()
     fresh: bool = False  # go on with the checkpoint's weights but not with its optimiser's state
     every: float = 5.0  # minutes between checkpoints
     evaluate: float = 15.0  # minutes between evaluations on the validation patients
@@ -139,9 +141,13 @@ def dense_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return cross + 0.3 * dice * (truth.amax((1, 2)) > 0.3)
 
 
-def losses(network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float) -> dict[str, Tensor]:
+def losses(
+    network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float, bf16: bool
+) -> dict[str, Tensor]:
     """Named losses; their sum is what is minimised."""
-    seen: Seen = network.see(batch.image, batch.target)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        seen: Seen = network.see(batch.image, batch.target)
+    seen = Seen(*(getattr(seen, field.name).float() for field in fields(Seen)))
     known = batch.known.bool()
     flat, truth = seen.names[known], batch.names[known]
     filled = truth.amax((1, 2)) > 0
@@ -277,14 +283,18 @@ def follow(average: EmbeddedPolicyNetwork, network: EmbeddedPolicyNetwork, decay
 
 def borrow_encoder(network: EmbeddedPolicyNetwork, weights: Path) -> None:
     """Begin with the tool's encoder."""
-    from safetensors.torch import load_file
-
     state = {
         key.removeprefix("encoder."): value.float() if value.is_floating_point() else value
         for key, value in load_file(str(weights)).items()
         if key.startswith("encoder.")
     }
     network.encoder.load_state_dict(state)
+
+
+def begin_with(network: EmbeddedPolicyNetwork, weights: Path) -> None:
+    """Begin with saved weights of the policy."""
+    state = load_file(str(weights))
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
 def tool_masks(weights: Path | None) -> Propose | None:
@@ -309,6 +319,8 @@ def main(config: Config) -> None:
     network = EmbeddedPolicyNetwork(len(TARGETS), len(words.entries)).to(memory_format=torch.channels_last)
     if config.encoder:
         borrow_encoder(network, config.encoder)
+    if config.begin:
+        begin_with(network, config.begin)
     average = copy.deepcopy(network)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -352,7 +364,7 @@ def main(config: Config) -> None:
         )
         for group in optimiser.param_groups:
             group["lr"] = rate
-        parts = losses(network, batch, text_weight=min(1.0, 0.25 + step / 1500))
+        parts = losses(network, batch, min(1.0, 0.25 + step / 1500), config.bf16)
         total = sum(parts.values(), torch.zeros(()))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
