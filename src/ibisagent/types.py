@@ -223,6 +223,7 @@ class PolicyReply:
     error: str | None = None  # a sentence; the episode ends with `policy_error`
     tokens: int = 0  # tokens written
     seconds: float = 0.0  # share of the batch's wall time
+    token_ids: tuple[int, ...] | None = None  # as sampled, end token included; for training
 
 
 @dataclass(frozen=True)
