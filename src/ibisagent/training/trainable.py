@@ -60,7 +60,7 @@ class Trainable(Protocol):
     module: nn.Module  # parameters that require gradients are trained
 
     def collate(self, examples: Sequence[Example]) -> Collated:
-        """Tensors of a micro-batch. Raises InputError for what cannot be encoded, such as a picture too many."""
+        """Tensors of a micro-batch. Raises InputError for what cannot be encoded."""
         ...
 
     def refresh(self) -> None:
