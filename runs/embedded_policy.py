@@ -34,7 +34,7 @@ from ibisagent.errors import InputError
 from ibisagent.masks import error_regions
 from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
 from ibisagent.policies.embedded_model import EmbeddedPolicyNetwork, Seen, to_square
-from ibisagent.policies.embedded_words import CELL, GRID, SIDE, Words
+from ibisagent.policies.embedded_words import CELL, GRID, POINT_ENTRY, SIDE, Words
 from ibisagent.render import paint
 from ibisagent.targets import TARGETS
 from ibisagent.types import Click, Mask, Observation
@@ -95,7 +95,8 @@ def collate(states: list[State], words: Words, rng: np.random.Generator) -> Batc
     texts = []
     for row, state in enumerate(states):
         text, where = lesson(state, rng)
-        texts.append(words.encode(text, *state.pixels.shape[:2])[0])
+        ids = words.encode(text, *state.pixels.shape[:2])
+        texts.append([POINT_ENTRY if i >= len(words.entries) else i for i in ids])
         if where is not None:
             cells[row] = where.ravel()
         for name, mask in state.masks.items():
@@ -141,9 +142,7 @@ def dense_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return cross + 0.3 * dice * (truth.amax((1, 2)) > 0.3)
 
 
-def losses(
-    network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float, bf16: bool
-) -> dict[str, Tensor]:
+def losses(network: EmbeddedPolicyNetwork, batch: Batch, text_weight: float, bf16: bool) -> dict[str, Tensor]:
     """Named losses; their sum is what is minimised."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         seen: Seen = network.see(batch.image, batch.target)
@@ -161,10 +160,10 @@ def losses(
     )
     real = batch.tokens != 0
     verdict = word[:, 1].mean()
-    clicked = (batch.tokens == 2).any(1)
+    clicked = (batch.tokens == POINT_ENTRY).any(1)
     point = logits.new_zeros(())
     if clicked.any():
-        at = (batch.tokens == 2).float().argmax(1)
+        at = (batch.tokens == POINT_ENTRY).float().argmax(1)
         picked = states[torch.arange(len(at)), at][clicked]
         part = Seen(*(getattr(seen, field.name)[clicked] for field in fields(Seen)))
         log_p = torch.log_softmax(network.point(part, picked), dim=1)

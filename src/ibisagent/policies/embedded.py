@@ -1,9 +1,9 @@
 """The policy that ships in the package: a small network that looks and writes the grammar.
 
 It sees the painted picture and nothing else of the state: no mask array, no clicks, no history; it
-only knows which turn it is. A greedy policy without history would repeat the click that it took
-back, so after the first turn it repairs by clicks and writes Undo only when sampling; and the more
-turns are behind it, the sooner a mask is good enough.
+only knows which turn it is. Without history it would repeat the click that it took back, so after
+the first turn it repairs by clicks and does not write Undo; and the more turns are behind it, the
+sooner a mask is good enough.
 Its own part of the work is reading the instruction (targets.understand), looking and writing;
 what it writes is text, read by the same parser as the text of a 7B model.
 """
@@ -62,9 +62,9 @@ class EmbeddedPolicy:
         """`verdict_bias` shifts the logits of first words such as "The mask fits." (calibration)."""
         if not temperature >= 0:
             raise InputError("temperature is 0 or more", temperature)
-        self._network = network.eval()
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._words = words
+        self.network = network.eval()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.words = words
         self._temperature = temperature
         self._weights_id = weights_id
         self.shift_verdicts(verdict_bias or {})
@@ -112,18 +112,18 @@ class EmbeddedPolicy:
 
     def shift_verdicts(self, shifts: Mapping[str, float]) -> None:
         """Replace the shifts of the first words' logits, such as {"The mask fits.": 0.5}."""
-        self._bias = np.zeros(len(self._words.entries), np.float32)
+        self._bias = np.zeros(len(self.words.entries), np.float32)
         for verdict, value in shifts.items():
-            self._bias[self._words.id(verdict)] = value
+            self._bias[self.words.id(verdict)] = value
 
     @torch.inference_mode()
     def verdict_logits(self, observation: Observation) -> dict[str, float]:
         """Unshifted logits of every verdict on an observation of a known target."""
         target = TARGETS.index(understand(observation.instruction).target or "")
         seen = self._look(observation, target)
-        first = torch.tensor([[self._words.id("<think>"), 0]])
-        logits = self._network.write(seen, first)[0][0, 1]
-        return {verdict: float(logits[self._words.id(verdict)]) for verdict in VERDICTS.values()}
+        first = torch.tensor([[self.words.id("<think>"), 0]])
+        logits = self.network.write(seen, first)[0][0, 1]
+        return {verdict: float(logits[self.words.id(verdict)]) for verdict in VERDICTS.values()}
 
     def supports(self, instruction: str) -> Support:
         """Whether the instruction names exactly one target of the corpus."""
@@ -147,7 +147,7 @@ class EmbeddedPolicy:
         targets = [understand(item.instruction).target for item in observations]
         errors = [_fault(item, target) for item, target in zip(observations, targets, strict=True)]
         good = [index for index, error in enumerate(errors) if error is None]
-        texts: dict[int, tuple[str, int]] = {}
+        texts: dict[int, tuple[str, tuple[int, ...]]] = {}
         if good:
             rows = [TARGETS.index(targets[index] or "") for index in good]
             written = self._write([observations[index] for index in good], rows)
@@ -156,20 +156,22 @@ class EmbeddedPolicy:
         return [
             PolicyReply(error=error, seconds=share)
             if error is not None
-            else PolicyReply(text=texts[index][0], tokens=texts[index][1], seconds=share)
+            else PolicyReply(texts[index][0], None, len(texts[index][1]), share, texts[index][1])
             for index, error in enumerate(errors)
         ]
 
     @torch.inference_mode()
-    def _write(self, observations: Sequence[Observation], rows: list[int]) -> list[tuple[str, int]]:
-        """Texts and token counts. Pictures go through the encoder one by one, words side by side."""
-        network = self._network
+    def _write(
+        self, observations: Sequence[Observation], rows: list[int]
+    ) -> list[tuple[str, tuple[int, ...]]]:
+        """Texts and token ids. Pictures go through the encoder one by one, words side by side."""
+        network = self.network
         seen = [self._look(item, row) for item, row in zip(observations, rows, strict=True)]
         padding = [seen[0]] * (CHUNK - len(seen))
         memory = network.recall(torch.cat([one.memory for one in seen + padding]))
         chances = [np.random.default_rng(item.seed) for item in observations]
+        shifts = [self.shifts(item) for item in observations]
         tokens: list[list[int]] = [[] for _ in observations]
-        cells = [-1] * len(observations)
         past, last = None, torch.cat([one.glance for one in seen + padding])
         for position in range(LONGEST):
             logits, states, past = network.step(memory, past, last, position)
@@ -178,39 +180,41 @@ class EmbeddedPolicy:
             for row, item in enumerate(observations):
                 if tokens[row] and tokens[row][-1] == 1:
                     continue
-                allowed = self._allowed(scores[row], item, first=position == 1)
-                word = self._choose(allowed, chances[row])
-                if word == self._point:
-                    cells[row] = self._cell(seen[row], states[row : row + 1], item, chances[row])
-                tokens[row].append(word)
+                verdict, every = shifts[row]
+                shifted = scores[row] + every + (verdict if position == 1 else 0)
+                word = self._choose(shifted, chances[row])
                 chosen[row] = word
+                if word == self._point:
+                    cell = self._cell(seen[row], states[row : row + 1], item, chances[row])
+                    word = self.words.point_id(cell)
+                tokens[row].append(word)
             if all(written[-1] == 1 for written in tokens):
                 break
             last = chosen
         return [
-            (self._words.decode(written, cell, *item.image.shape[:2]), len(written))
-            for written, cell, item in zip(tokens, cells, observations, strict=True)
+            (self.words.decode(written, *item.image.shape[:2]), tuple(written))
+            for written, item in zip(tokens, observations, strict=True)
         ]
 
     def _look(self, observation: Observation, target: int) -> Seen:
         image = torch.from_numpy(to_square(observation.image))[None]
-        return self._network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
+        return self.network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
 
-    def _allowed(self, logits: Scores, observation: Observation, first: bool) -> Scores:
-        """Shifted where the verdict is written (`first`), and without Undo where it is of no use."""
-        if first:
-            logits = logits + self._bias
-            logits[self._fits] += PATIENCE * max(0, observation.turn - 2)
-        useful = observation.turn == 1 or self._temperature > 0
-        if Verb.UNDO in observation.verbs and useful:
-            return logits
-        logits = logits.copy()
-        logits[self._undo] = -np.inf
-        return logits
+    def shifts(self, observation: Observation) -> tuple[Scores, Scores]:
+        """What is added to the words' logits: where the verdict stands (token 1), and at every token.
+
+        Calibration and patience where the verdict stands; -inf for Undo where it is not enabled, or
+        of no use: after turn 1 a policy without history would only repeat the click that it undid.
+        """
+        verdict, every = self._bias.copy(), np.zeros_like(self._bias)
+        verdict[self._fits] += PATIENCE * max(0, observation.turn - 2)
+        if Verb.UNDO not in observation.verbs or observation.turn > 1:
+            every[self._undo] = -np.inf
+        return verdict, every
 
     def _cell(self, seen: Seen, state: Tensor, observation: Observation, chance: np.random.Generator) -> int:
         rows, columns = cells_inside(*observation.image.shape[:2])
-        logits = self._network.point(seen, state)
+        logits = self.network.point(seen, state)
         inside = allowed_cells(torch.tensor([rows]), torch.tensor([columns]))
         return self._choose(logits.masked_fill(~inside, -torch.inf)[0].numpy(), chance)
 

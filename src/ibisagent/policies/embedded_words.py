@@ -37,12 +37,13 @@ _FIXED = (
     "in this picture",
     *VERDICTS.values(),
 )
+POINT_ENTRY = _FIXED.index(POINT)
 _COORDINATES = re.compile(r"\( ?([0-9.]+), ([0-9.]+) ?\)")
 
 
 @dataclass(frozen=True)
 class Words:
-    """A closed vocabulary. Token ids are indices into `entries`; 0 pads, 1 ends, 2 is a point."""
+    """A closed vocabulary. Token ids are indices into `entries` (0 pads, 1 ends), then one a cell."""
 
     entries: tuple[str, ...]
 
@@ -62,27 +63,35 @@ class Words:
     def _ids(self) -> dict[str, int]:
         return {entry: index for index, entry in enumerate(self.entries)}
 
-    def encode(self, text: str, height: int, width: int) -> tuple[list[int], int]:
-        """Token ids (ending with `<end>`) and the cell of the point in the text, -1 without one.
+    def point_id(self, cell: int) -> int:
+        """Token id of the point in a cell; the decoder reads all points as the entry `<point>`."""
+        return len(self.entries) + cell
+
+    def encode(self, text: str, height: int, width: int) -> list[int]:
+        """Token ids, ending with `<end>`.
 
         `height` and `width` are the observation's, in pixels of the square. Raises KeyError for
         words outside the vocabulary.
         """
-        cell = -1
-        point = _COORDINATES.search(text)
-        if point:
-            cell = cell_of(float(point[1]), float(point[2]), height, width)
-            text = text.replace(point[0], POINT)
         ids = self._ids()
-        return [ids[piece] for piece in _split(text)] + [1], cell
+        points = iter(_COORDINATES.findall(text))
+        tokens = []
+        for piece in _split(_COORDINATES.sub(POINT, text)):
+            if piece == POINT:
+                x, y = next(points)
+                tokens.append(self.point_id(cell_of(float(x), float(y), height, width)))
+            else:
+                tokens.append(ids[piece])
+        return [*tokens, 1]
 
-    def decode(self, tokens: Sequence[int], cell: int, height: int, width: int) -> str:
-        """The text of token ids up to `<end>`; `cell` gives the point's coordinates."""
+    def decode(self, tokens: Sequence[int], height: int, width: int) -> str:
+        """The text of token ids up to `<end>`."""
         pieces = []
         for token in tokens:
             if token == 1:
                 break
-            pieces.append(point_text(cell, height, width) if token == 2 else self.entries[token])
+            cell = token - len(self.entries)
+            pieces.append(self.entries[token] if cell < 0 else point_text(cell, height, width))
         return re.sub(r" ([.,])", r"\1", " ".join(pieces))
 
 

@@ -23,7 +23,7 @@ class Written:
 
     text: str
     token_ids: tuple[int, ...] | None = None  # as they were sampled, end token included; None: from the text
-    weight: float = 1.0  # supervised: 0 is not learned; reinforcement learning: the advantage
+    weight: float | None = 1.0  # reinforcement learning: the advantage. None: only read, never trained
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Example:
 
     With history `none` there is one text. Otherwise `observation.messages` holds the earlier texts
     as assistant messages, and `texts` holds an entry for each of them in order, then one for the
-    text that answers the observation.
+    text that answers the observation. Earlier texts may be there only to be read (weight None).
     """
 
     observation: Observation
@@ -44,7 +44,7 @@ class Collated:
     """Examples as tensors, on the module's device."""
 
     inputs: dict[str, Tensor]  # for `Trainable.module`
-    mask: Tensor  # bool B x T: tokens that the policy wrote
+    mask: Tensor  # bool B x T: tokens of texts that are trained, end token included
     weights: Tensor  # float B x T: `Written.weight` of the text that a token belongs to; 0 elsewhere
 
 
