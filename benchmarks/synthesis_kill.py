@@ -1,10 +1,11 @@
 """Kills a synthesis job at random moments and compares what comes out with an uninterrupted run.
 
-    python benchmarks/synthesis_kill.py DATA [--kills 20] [--workers 2] [--tool embedded] [--limit 200]
+    python benchmarks/synthesis_kill.py DATA [--kills 20] [--workers 2] [--tool classical] [--limit 40]
 
 Prints how long the whole run took, when each kill (SIGKILL of the parent alone; its workers must
 end by themselves) came and how many trajectories stood then, and whether the results are equal:
-all fields but times and host, all pictures, the manifest. Exit code 0 where they are.
+all fields but times and host, all pictures, the manifest. Exit code 0 where they are. A run that
+ends before its kill is compared too, and begun anew.
 """
 
 from __future__ import annotations
@@ -61,6 +62,21 @@ def without_times(value: Any) -> Any:
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
+def uninterrupted(arguments: argparse.Namespace, out: Path) -> tuple[float, float]:
+    """Seconds to the first trajectory on disk, and of the whole run."""
+    began = time.monotonic()
+    process = subprocess.Popen(command(arguments, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = None
+    while process.poll() is None:
+        if first is None and any(path.stat().st_size for path in out.glob("journal-*.jsonl")):
+            first = time.monotonic() - began
+        time.sleep(0.05)
+    whole = time.monotonic() - began
+    if process.returncode:
+        raise SystemExit(f"the uninterrupted run ended with {process.returncode}")
+    return whole / 2 if first is None else first, whole
+
+
 def lines(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in out.glob("*.jsonl"))
 
@@ -70,26 +86,23 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--tool", default="embedded")
-    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--tool", default="classical")
+    parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
-        began = time.monotonic()
-        subprocess.run(command(arguments, folder / "whole"), check=True, capture_output=True)
-        whole = time.monotonic() - began
-        print(f"uninterrupted: {whole:.1f} s, {lines(folder / 'whole')} trajectories")
+        start_up, whole = uninterrupted(arguments, folder / "whole")
+        print(f"uninterrupted: {whole:.1f} s, of them {start_up:.1f} s before the first trajectory; ", end="")
+        print(f"{lines(folder / 'whole')} trajectories")
         draws = random.Random(arguments.seed)
         out, kills = folder / "killed", 0
         while kills < arguments.kills:
             process = subprocess.Popen(
                 command(arguments, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            # most of a short run is start-up: the moments are spread over a share of the whole run
-            wait = draws.uniform(0, 2.0 * whole / max(arguments.kills / 4, 1)) + draws.choice(
-                (0.0, 0.5 * whole)
-            )
+            # every start costs its start-up: moments lie from its middle on, over a share of the work
+            wait = draws.uniform(0.5 * start_up, start_up + (whole - start_up) * 4 / arguments.kills)
             try:
                 process.wait(wait)
             except subprocess.TimeoutExpired:
