@@ -22,8 +22,9 @@ from ibisagent.environment import Settings
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError
 from ibisagent.seeding import generator_for
+from ibisagent.synthesis.instructions import Scene, Wording, scene_of, worded
 from ibisagent.synthesis.trajectories import UNREACHED, Plan, Teaching, plan, trajectories
-from ibisagent.types import BASE_VERBS, Episode, Sample, Tool, Verb
+from ibisagent.types import BASE_VERBS, Episode, Mask, Sample, Tool, Verb
 
 _LEFT_OUT = '{"left_out"'
 
@@ -49,6 +50,7 @@ class Job:
     batch_size: int = 4
     limit: int | None = None  # of cases, for a trial
     seed: int = 0
+    wording: Wording | None = None  # None: the instructions of the data set
 
     def settings(self, repeat: int) -> Settings:
         """The settings of one repetition; each has a seed of its own."""
@@ -64,6 +66,11 @@ def shard_path(out: Path, index: int) -> Path:
 def left_out_path(out: Path, index: int) -> Path:
     """What a finished shard left out, and why; only where there is something."""
     return out / f"left-out-{index:05d}.jsonl"
+
+
+def instructions_path(out: Path, index: int) -> Path:
+    """What was made of the instructions of a finished shard: a line for each that was made for it."""
+    return out / f"instructions-{index:05d}.jsonl"
 
 
 class Work:
@@ -88,20 +95,53 @@ class Work:
         Absent targets are drawn so that their share comes out as asked for: those that an index
         lists by the ratio of annotated to listed targets, those that turn out empty by the odds.
         """
-        teaching, seed = self.job.teaching, self.job.seed + repeat
+        teaching, wording, seed = self.job.teaching, self.job.wording, self.job.seed + repeat
         odds = teaching.mix.absent_odds
-        samples = list(samples_of(case, self.job.options, absent=odds > 0))
+        opposed = wording.contradictory if wording else 0.0  # their part of the absent ones
+        samples = list(samples_of(case, self.job.options, absent=odds > 0 or wording is not None))
         truths = {sample.sample_id: sample.truth for sample in samples if sample.truth is not None}
+        sagittal = self.job.options.axis == "sagittal"
+        scene = scene_of(samples, case.absent, sagittal=sagittal) if wording and samples else None
+
+        def wanted(sample: Sample, what: str, chance: float) -> bool:
+            return bool(generator_for(seed, sample.sample_id, what).random() < chance)
+
         for sample in samples:
-            if truths[sample.sample_id].any():
-                if odds == float("inf"):
-                    continue
-            else:
-                chance = odds * (self._ratio if sample.target in case.absent else 1.0)
-                if generator_for(seed, sample.sample_id, "absent").random() >= chance:
-                    continue
+            present = bool(truths[sample.sample_id].any())
             others = [mask for key, mask in truths.items() if key != sample.sample_id and mask.any()]
-            yield plan(sample, others, teaching, seed)
+            chance = odds * (self._ratio if sample.target in case.absent else 1.0) if opposed < 1 else 0.0
+            if odds < float("inf") if present else wanted(sample, "absent", chance * (1 - opposed)):
+                yield self._worded(sample, scene, others, seed)
+            if present and scene and opposed and wanted(sample, "opposed", odds * opposed):
+                yield from self._opposed(sample, scene, others, seed)
+
+    def _worded(
+        self, sample: Sample, scene: Scene | None, others: Sequence[Mask], seed: int
+    ) -> tuple[Sample, Plan]:
+        """The planned sample, with an instruction of its own where the data set does not bring one."""
+        made = None
+        if scene and self.job.wording and self._plain(sample):
+            made = worded(sample, scene, self.job.wording, seed)
+        if made is None:
+            return plan(sample, others, self.job.teaching, seed)
+        planned, todo = plan(made[0], others, self.job.teaching, seed)
+        todo.instruction = made[1]
+        return planned, todo
+
+    def _opposed(
+        self, sample: Sample, scene: Scene, others: Sequence[Mask], seed: int
+    ) -> Iterator[tuple[Sample, Plan]]:
+        """A contradictory sample beside one that is annotated, where there is one."""
+        assert self.job.wording is not None
+        made = worded(sample, scene, self.job.wording, seed, opposed=True) if self._plain(sample) else None
+        if made is not None:
+            planned, todo = plan(made[0], others, self.job.teaching, seed)
+            todo.target, todo.instruction = made[1].wanted, made[1]
+            yield planned, todo
+
+    def _plain(self, sample: Sample) -> bool:
+        """Whether the sample has a name, and no instruction of its own."""
+        return sample.instruction == self.job.options.instruction.format(target=sample.target)
 
 
 def _hash(key: str) -> int:
@@ -128,6 +168,7 @@ class _Shard:
         self._work, self._out, self._journal = work, out, journal
         self._done = _read_journal(journal)
         self._order: list[str] = []
+        self._instructions: dict[str, str] = {}  # lines by key
 
     def make(self, cases: Sequence[Case], repeat: int, tool: Tool, tick: Tick) -> None:
         job = self._work.job
@@ -159,6 +200,9 @@ class _Shard:
         for sample, made in planned:
             key = f"{sample.sample_id}#{seed}"
             self._order.append(key)
+            if made.instruction is not None:
+                facts = {"sample_id": sample.sample_id, "seed": seed, **made.instruction.record()}
+                self._instructions[key] = json.dumps(facts, ensure_ascii=False) + "\n"
             if key not in self._done:
                 yield sample, made
 
@@ -173,7 +217,11 @@ class _Shard:
         left = [line for line in lines if line.startswith(_LEFT_OUT)]
         if left:
             _replace(left_out_path(self._out, index), left)
-        _replace(shard_path(self._out, index), [line for line in lines if not line.startswith(_LEFT_OUT)])
+        kept = [key for key in self._order if not self._done[key].startswith(_LEFT_OUT)]
+        if self._work.job.wording is not None:
+            said = [self._instructions[key] for key in kept if key in self._instructions]
+            _replace(instructions_path(self._out, index), said)
+        _replace(shard_path(self._out, index), [self._done[key] for key in kept])
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class Synthesize:
     """where the pictures of a JSON index lie"""
     instruction: str | None = None
     """the user's words, with {target} in them; by default "Find the {target} in this image." """
+    instructions: tuple[str, ...] = ()
+    """kinds of instruction with their shares, such as name:0.4 relation:0.3 absent:1; see docs/data.md"""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     """through which volumes are sliced"""
     every: int = 1
@@ -138,6 +140,7 @@ def job_of(command: Synthesize) -> Job:
     from ibisagent.datasets.cases import ReadOptions
     from ibisagent.datasets.folders import checked_labels
     from ibisagent.images.intensity import parse_window
+    from ibisagent.synthesis.instructions import Wording
     from ibisagent.synthesis.shards import Job
     from ibisagent.synthesis.trajectories import Mix, Teaching
 
@@ -171,6 +174,7 @@ def job_of(command: Synthesize) -> Job:
         batch_size=command.batch_size,
         limit=command.limit,
         seed=command.seed,
+        wording=Wording.parse(command.instructions) if command.instructions else None,
     )
 
 
@@ -205,6 +209,8 @@ def _begin(out: Path, work: Work) -> dict[str, Any]:
         },
         "complete": False,
     }
+    if job.wording is not None:
+        record["job"]["instructions"] = dict(job.wording.shares)
     path = out / MANIFEST
     if path.exists():
         try:
@@ -228,11 +234,12 @@ def _begin(out: Path, work: Work) -> dict[str, Any]:
 
 def summary(out: Path, shards: int) -> dict[str, Any]:
     """What finished shards hold: counts by kind and data set, turns, what was left out, the fingerprint."""
-    from ibisagent.synthesis.shards import left_out_path, shard_path
+    from ibisagent.synthesis.shards import instructions_path, left_out_path, shard_path
 
     kinds: Counter[str] = Counter()
     sets: Counter[str] = Counter()
     left: Counter[str] = Counter()
+    said: Counter[str] = Counter()
     turns = 0
     fingerprint: dict[str, Any] = {}
     for index in range(shards):
@@ -246,6 +253,9 @@ def summary(out: Path, shards: int) -> dict[str, Any]:
         if left_out_path(out, index).exists():
             with left_out_path(out, index).open(encoding="utf-8") as lines:
                 left.update(json.loads(line)["why"] for line in lines)
+        if instructions_path(out, index).exists():
+            with instructions_path(out, index).open(encoding="utf-8") as lines:
+                said.update(json.loads(line)["kind"] for line in lines)
     counts = {
         "trajectories": sum(kinds.values()),
         "turns": turns,
@@ -253,6 +263,8 @@ def summary(out: Path, shards: int) -> dict[str, Any]:
         "datasets": dict(sorted(sets.items())),
         "left_out": dict(sorted(left.items())),
     }
+    if said:
+        counts["instructions"] = dict(sorted(said.items()))
     return {"counts": counts, "fingerprint": fingerprint}
 
 

@@ -24,6 +24,7 @@ from ibisagent.rollout import rollout
 from ibisagent.seeding import generator_for
 from ibisagent.synthesis import reasoning
 from ibisagent.synthesis.clicks import ClickSimulator, Kind, next_click
+from ibisagent.synthesis.instructions import Instruction
 from ibisagent.types import (
     BASE_VERBS,
     Action,
@@ -111,6 +112,7 @@ class Plan:
     wrong_turn: int = 0  # from which turn on a wrong click is due; 0: none is
     answering: bool = False  # the last click was the wrong one
     before: Mask | None = None  # the mask before the wrong click
+    instruction: Instruction | None = None  # where it was made for this sample
 
 
 # --- planning ---------------------------------------------------------------------------------

@@ -1,0 +1,380 @@
+"""Instructions of eight kinds, each with exactly one right answer that is checked against the masks.
+
+name, synonym and question say what is wanted; side says it by the patient's side; function describes
+it; relation says where it lies or how large it is among others. absent asks for what is known not to
+be there, contradictory for what cannot be ("the left kidney on the patient's right", an organ of
+another body region): the right answer to both is that nothing is there. An instruction carries its
+`Meaning`, and `answer` works out what that picks in a scene; nothing is said whose answer is in doubt.
+Left out: several targets at once, and sizes or distances in millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from ibisagent.errors import InputError
+from ibisagent.seeding import generator_for
+from ibisagent.synthesis import instruction_words as words
+from ibisagent.synthesis.reasoning import PLURAL
+from ibisagent.synthesis.relations import REFERENCES, Relation, clearly_left, one_piece, pick
+from ibisagent.types import Mask, Sample
+
+InstructionKind = Literal[
+    "name", "synonym", "question", "side", "function", "relation", "absent", "contradictory"
+]
+PRESENT: tuple[InstructionKind, ...] = ("name", "synonym", "question", "side", "function", "relation")
+ABSENT = "absent"  # what `answer` says where nothing in the picture is meant
+
+_MIRRORED: dict[str, Relation] = {  # the patient's left is at image right
+    "patient left": "right",
+    "patient right": "left",
+    "patient leftmost": "rightmost",
+    "patient rightmost": "leftmost",
+}
+_TRIES = 4  # choices of candidates and references for one relation
+_LISTED = 3  # at most so many structures in a list to choose from
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an instruction says: of `candidates`, the one for which `relation` holds."""
+
+    candidates: tuple[str, ...]  # everything that the words can mean, in the picture or not
+    relation: str | None = None  # a Relation, or one with "patient" before it; None: that is all
+    references: tuple[str, ...] = ()
+    side: str | None = None  # left or right of the patient's body
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A text for the policy, and what it asks for."""
+
+    text: str
+    kind: InstructionKind
+    target: str  # canonical name of what is asked for, also where it is not there
+    wanted: str  # how thoughts speak of it
+    meaning: Meaning
+
+    def record(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {
+            "kind": self.kind,
+            "target": self.target,
+            "relation": self.meaning.relation,
+            "candidates": list(self.meaning.candidates),
+            "references": list(self.meaning.references),
+            "side": self.meaning.side,
+        }
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is known of one picture."""
+
+    masks: Mapping[str, Mask]  # every annotated target that is there, bool HxW
+    absent: frozenset[str] = frozenset()  # targets known not to be there
+    modality: str | None = None
+    site: str | None = None
+    known_sides: bool = False  # the file says which side is which
+    sagittal: bool = False
+
+    @property
+    def impossible(self) -> tuple[str, ...]:
+        """Targets of other body regions, which this picture cannot show."""
+        names = words.IMPOSSIBLE.get(self.site or "", ())
+        return tuple(name for name in names if name not in self.masks)
+
+    @property
+    def radiological(self) -> bool | None:
+        """Whether the patient's right is at image left; None where nothing in the picture tells."""
+        modality = (self.modality or "").upper().replace("-", "").replace("XRAY", "CR")
+        if self.sagittal or not modality.startswith(("CT", "MR", "CR", "DX")):
+            return None
+        votes = []
+        for right, left in words.RIGHT_TO_LEFT:
+            if right in self.masks and left in self.masks:
+                votes.append(clearly_left(self.masks[right], self.masks[left]))
+                if clearly_left(self.masks[left], self.masks[right]):
+                    return False
+        usual = self.known_sides or self.site in words.SIDED_SITES
+        return True if usual and (True in votes or self.known_sides) else None
+
+
+def scene_of(samples: Sequence[Sample], absent: Collection[str] = (), *, sagittal: bool = False) -> Scene:
+    """The scene of one picture from all its samples with true masks; `absent` are further known ones."""
+    truths = [(sample.target, sample.truth) for sample in samples]
+    first = samples[0]
+    return Scene(
+        masks={name: truth for name, truth in truths if name and truth is not None and truth.any()},
+        absent=frozenset(absent)
+        | {name for name, truth in truths if name and truth is not None and not truth.any()},
+        modality=first.modality or first.picture.modality,
+        site=first.site,
+        known_sides=first.picture.laterality == "known",
+        sagittal=sagittal,
+    )
+
+
+# --- the check --------------------------------------------------------------------------------
+
+
+def answer(meaning: Meaning, scene: Scene) -> str | None:
+    """The one target that is meant, ABSENT where nothing in the picture is, None where that is in doubt.
+
+    In doubt is what may be there without a mask, what fits two structures, and what fits one only
+    just. A side that contradicts a name rules the structure out.
+    """
+    candidates = meaning.candidates
+    if meaning.side is not None:
+        if scene.radiological is False:
+            return None
+        other = "left" if meaning.side == "right" else "right"
+        candidates = tuple(name for name in candidates if not name.startswith(f"{other} "))
+    known = {*scene.masks, *scene.absent, *scene.impossible}
+    if not known.issuperset(candidates) or not set(scene.masks).issuperset(meaning.references):
+        return None
+    present = {name: scene.masks[name] for name in candidates if name in scene.masks}
+    if not present:
+        return ABSENT if meaning.relation is None else None
+    if meaning.relation is None:
+        return next(iter(present)) if len(present) == 1 else None
+    relation = _MIRRORED.get(meaning.relation, meaning.relation)
+    if meaning.relation in _MIRRORED and not scene.radiological:
+        return None
+    if {*PLURAL} & {*present, *meaning.references}:
+        return None
+    return pick(relation, present, [scene.masks[name] for name in meaning.references])  # type: ignore[arg-type]
+
+
+# --- making -----------------------------------------------------------------------------------
+
+
+def instruct(
+    scene: Scene, target: str, kind: InstructionKind, rng: np.random.Generator
+) -> Instruction | None:
+    """An instruction of that kind for `target`; None where there is none with this one right answer.
+
+    `target` is annotated, or known to be absent (then `kind` is "absent" or "contradictory").
+    """
+    right = target if kind in PRESENT else ABSENT
+    makers = (_named, _synonym, _question, _described, _by_side) if kind == "absent" else (_MAKERS[kind],)
+    for index in rng.permutation(len(makers)):
+        for text, wanted, meaning in makers[index](scene, target, rng):
+            if answer(meaning, scene) == right:
+                return Instruction(text, kind, target, wanted, meaning)
+    return None
+
+
+_Made = Iterator[tuple[str, str, Meaning]]  # text, how thoughts speak of the target, meaning
+
+
+def _one(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _is(target: str) -> str:
+    return "are" if target in PLURAL else "is"
+
+
+def _named(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    yield _one(words.NAMES, rng).format(target), target, Meaning((target,))
+
+
+def _question(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    yield _one(words.QUESTIONS, rng).format(target, **{"is": _is(target)}), target, Meaning((target,))
+
+
+def _synonym(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    if target in words.SYNONYMS:
+        name = _one(words.SYNONYMS[target], rng)
+        text = _one((*words.NAMES, *words.QUESTIONS), rng).format(name, **{"is": _is(target)})
+        yield text, target, Meaning((target,))
+
+
+def _organ(target: str) -> tuple[str, str] | None:
+    """Side and organ of a target that exists on both sides of the patient."""
+    side, _, organ = target.partition(" ")
+    return (side, organ) if organ in words.PAIRED else None
+
+
+def _by_side(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    if sided := _organ(target):
+        side, organ = sided
+        text = _one(words.SIDED, rng).format(organ=organ, side=side)
+        yield text, target, Meaning(words.GROUPS[organ], side=side)
+
+
+def _described(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    form = _one(words.DESCRIBED, rng)
+    if sided := _organ(target):
+        side, organ = sided
+        phrase = _one(words.FUNCTIONS[organ], rng)
+        both = words.GROUPS[organ]
+        yield form.format(phrase, **{"is": "is"}), target, Meaning(both)  # where there is only one
+        text = form.format(f"{phrase}, on the patient's {side}", **{"is": "is"})
+        yield text.replace("the the", "the"), target, Meaning(both, side=side)
+    elif target in words.FUNCTIONS:
+        phrase = _one(words.FUNCTIONS[target], rng)
+        yield form.format(phrase, **{"is": _is(target)}), target, Meaning((target,))
+
+
+def _related(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    """Relations in random order, each with some choices of candidates and references."""
+    if not one_piece(scene.masks[target]) or target in PLURAL:
+        return
+    others = [name for name in scene.masks if name != target and name not in PLURAL]
+    groups = [noun for noun, members in words.GROUPS.items() if target in members]
+    relations = [*REFERENCES, *(_MIRRORED if scene.radiological else ())]
+    for index in rng.permutation(len(relations)):
+        relation = relations[index]
+        count = REFERENCES[_MIRRORED.get(relation, relation)]  # type: ignore[arg-type]
+        for _ in range(_TRIES * max(1, 4 * (count - 1))):  # few pairs have something between them
+            drawn = [others[place] for place in rng.permutation(len(others))]
+            if len(drawn) < count:
+                break
+            references, rest = tuple(drawn[:count]), drawn[count:]
+            if groups and rng.random() < 0.5:
+                noun = _one(groups, rng)
+                members = tuple(name for name in words.GROUPS[noun] if name not in references)
+                asked = f"Find the {noun} that {{}}.", f"Where is the {noun} that {{}}?"
+            else:
+                members = (target, *rest[: int(rng.integers(1, _LISTED))])
+                members = tuple(members[place] for place in rng.permutation(len(members)))
+                if len(members) < 2:
+                    continue
+                listed = _listed(members)
+                asked = f"Of {listed}, find the one that {{}}.", f"Mark which of {listed} {{}}."
+            phrase = _one(words.PHRASES[relation], rng).format(*(f"the {name}" for name in references))
+            yield _one(asked, rng).format(phrase), target, Meaning(members, relation, references)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = (f"the {name}" for name in names)
+    return f"{', '.join(most)} and {last}"
+
+
+def _opposed(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
+    """The name with the wrong side, or something of another body region."""
+    form = _one((*words.NAMES, *words.QUESTIONS), rng)
+    if sided := _organ(target):
+        other = "left" if sided[0] == "right" else "right"
+        wanted = _one(words.OPPOSED, rng).format(name=target, side=other)
+        yield form.format(wanted, **{"is": "is"}), wanted, Meaning((target,), side=other)
+    elif target in scene.impossible:
+        yield form.format(target, **{"is": _is(target)}), target, Meaning((target,))
+
+
+_MAKERS = {
+    "name": _named,
+    "synonym": _synonym,
+    "question": _question,
+    "side": _by_side,
+    "function": _described,
+    "relation": _related,
+    "contradictory": _opposed,
+}
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Shares of the kinds; those for targets that are there and those of the others are drawn apart."""
+
+    shares: tuple[tuple[InstructionKind, float], ...]
+
+    @classmethod
+    def parse(cls, pairs: Sequence[str]) -> Wording:
+        """From KIND:SHARE. Raises InputError for unknown kinds and shares that are none."""
+        shares: dict[InstructionKind, float] = {}
+        for pair in pairs:
+            kind, _, share = pair.partition(":")
+            try:
+                value = float(share)
+            except ValueError:
+                value = float("nan")
+            if kind not in get_args(InstructionKind) or kind in shares or not 0 <= value < float("inf"):
+                raise InputError(
+                    "--instructions are KIND:SHARE, each kind once",
+                    repr(pair),
+                    f"kinds are {', '.join(get_args(InstructionKind))}; write for example relation:0.3",
+                )
+            shares[kind] = value  # type: ignore[index]
+        if not sum(shares.values()) > 0:
+            raise InputError("one kind of instruction has a share above 0", " ".join(pairs))
+        return cls(tuple(sorted(shares.items())))
+
+    @property
+    def contradictory(self) -> float:
+        """How many of the instructions with the answer "absent" are contradictory, from 0 to 1."""
+        shares = dict(self.shares)
+        both = shares.get("absent", 0.0) + shares.get("contradictory", 0.0)
+        return shares.get("contradictory", 0.0) / both if both else 0.0
+
+    def for_present(self, scene: Scene, target: str, rng: np.random.Generator) -> Instruction:
+        """An instruction for an annotated target; kinds that it cannot have leave their share to others."""
+        shares = {kind: share for kind, share in self.shares if kind in PRESENT and share > 0}
+        while shares:
+            kinds, weights = list(shares), np.array(list(shares.values()))
+            kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+            made = instruct(scene, target, kind, rng)
+            if made is not None:
+                return made
+            del shares[kind]
+        made = instruct(scene, target, "name", rng)
+        assert made is not None, "a name always says what is annotated"
+        return made
+
+    def for_absent(self, scene: Scene, target: str, rng: np.random.Generator) -> Instruction:
+        """An instruction for a target known not to be there."""
+        made = instruct(scene, target, "absent", rng)
+        assert made is not None, "a name always says what is known to be absent"
+        return made
+
+
+def contradiction(scene: Scene, target: str, rng: np.random.Generator) -> Instruction | None:
+    """A contradictory instruction that begins from an annotated target; None where the scene gives none.
+
+    For a sided organ its wrong side, else (and for half of those) something of another body region.
+    """
+    if _organ(target) and (not scene.impossible or rng.random() < 0.5):
+        made = instruct(scene, target, "contradictory", rng)
+        if made is not None:
+            return made
+    if not scene.impossible:
+        return None
+    return instruct(scene, _one(scene.impossible, rng), "contradictory", rng)
+
+
+def worded(
+    sample: Sample, scene: Scene, wording: Wording, seed: int, *, opposed: bool = False
+) -> tuple[Sample, Instruction] | None:
+    """The sample with an instruction drawn from (seed, sample id); with `opposed` a contradictory one.
+
+    A contradictory sample has an id and an empty truth of its own; None where the scene gives none.
+    """
+    target, truth = sample.target, sample.truth
+    assert target is not None and truth is not None, "instructions need a name and a true mask"
+    rng = generator_for(seed, sample.sample_id, "contradictory" if opposed else "instruction")
+    if not opposed:
+        draw = wording.for_present if truth.any() else wording.for_absent
+        made = draw(scene, target, rng)
+        return replace(sample, instruction=made.text), made
+    found = contradiction(scene, target, rng)
+    if found is None:
+        return None
+    return (
+        replace(
+            sample,
+            sample_id=f"{sample.sample_id}~contradictory",
+            instruction=found.text,
+            target=found.target,
+            truth=np.zeros_like(truth),
+        ),
+        found,
+    )
