@@ -294,6 +294,19 @@ def test_the_end_token_ends_a_reply(folder):
     assert (reply.text, reply.tokens, reply.error) == ("", 0, None)
 
 
+def test_a_reply_carries_its_token_ids_as_sampled(folder):
+    policy = load(folder, temperature=1.0)
+    end = policy.processor.tokenizer.get_vocab()["<|im_end|>"]
+    rig(policy, [end], 3.0)
+    rows = record_rows(policy)
+    replies = [policy.act([replace(MIXED[0], seed=seed)])[0] for seed in range(12)]
+    for row, reply in zip(rows, replies, strict=True):
+        ended = end in row
+        assert reply.token_ids == tuple(row[: row.index(end) + 1] if ended else row)
+        assert reply.tokens == len(reply.token_ids) - ended
+    assert {end in row for row in rows} == {True, False}  # some end by themselves, some are cut off
+
+
 def test_control_tokens_that_are_written_are_not_text(folder):
     policy = load(folder)
     rig(policy, [policy.processor.tokenizer.get_vocab()["<|im_start|>"]], 1000.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ class QwenPolicy:
         self.model, self.processor = model, processor
         self.temperature, self.top_p = temperature, top_p
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.autocast: torch.dtype | None = None  # set where weights are kept more finely than they compute
         self.ends = end_tokens(processor, model.generation_config)
         self.banned = banned_tokens(processor, model.config.get_text_config().vocab_size, self.ends)
         pad = processor.tokenizer.pad_token_id
@@ -205,7 +207,7 @@ class QwenPolicy:
             reason = "the device ran out of memory; keep less history or use a larger one"
         else:
             share = (time.perf_counter() - started) / len(batch)
-            return [PolicyReply(text=text, tokens=tokens, seconds=share) for text, tokens in written]
+            return [replace(reply, seconds=share) for reply in written]
         # outside of `except`, where the traceback would keep the failed batch's memory
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -214,8 +216,8 @@ class QwenPolicy:
         return [PolicyReply(error=reason, seconds=time.perf_counter() - started)]
 
     @torch.inference_mode()
-    def _generate(self, batch: Sequence[Observation]) -> list[tuple[str, int]]:
-        """Text and number of tokens per observation. Raises PolicyError for what cannot be encoded."""
+    def _generate(self, batch: Sequence[Observation]) -> list[PolicyReply]:
+        """One reply per observation. Raises PolicyError for what cannot be encoded."""
         device = self.model.device
         inputs = encode(self.processor, [observation.messages for observation in batch]).to(device)
         start = inputs["input_ids"].shape[1]
@@ -232,20 +234,21 @@ class QwenPolicy:
             draws = torch.from_numpy(np.stack(rows)).to(device)
         banned = torch.tensor(self.banned, device=device)
         choose = _Choose(banned, draws, start, self.temperature, self.top_p)
-        output = self.model.generate(  # type: ignore[misc]  # how transformers annotates itself
-            **inputs,
-            logits_processor=LogitsProcessorList([choose]),
-            max_new_tokens=self.max_new_tokens,
-            use_cache=True,
-        )
+        with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = self.model.generate(  # type: ignore[misc]  # how transformers annotates itself
+                **inputs,
+                logits_processor=LogitsProcessorList([choose]),
+                max_new_tokens=self.max_new_tokens,
+                use_cache=True,
+            )
         return [self._decode(row) for row in output[:, start:].tolist()]
 
-    def _decode(self, row: list[int]) -> tuple[str, int]:
+    def _decode(self, row: list[int]) -> PolicyReply:
         length = next((place for place, token in enumerate(row) if token in self.ends), len(row))
         text = self.processor.tokenizer.decode(
             row[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return text, length
+        return PolicyReply(text, tokens=length, token_ids=tuple(row[: length + 1]))
 
     def fingerprint(self) -> Mapping[str, Any]:
         """What the replies depend on, as JSON values: hashes of the weights as they are now, no paths."""

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from ibisagent.errors import InputError, MissingExtraError
 from ibisagent.policies.qwen_processor import ImageOnlyProcessor, load_processor
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 MODEL_TYPE = "qwen2_5_vl"
 # Released weights and older adapters name the parts as before transformers 4.52; for checkpoints
@@ -61,10 +64,13 @@ def load_checkpoint(
     return model.to(device).eval(), processor
 
 
-def load_adapter(model: Qwen2_5_VLForConditionalGeneration, adapter: str) -> None:
-    """Put a LoRA adapter's layers into `model`, in place and unmerged.
+def load_adapter(
+    model: Qwen2_5_VLForConditionalGeneration, adapter: str, trainable: bool = False
+) -> PeftModel:
+    """Put a LoRA adapter's layers into `model`, in place and unmerged; what peft wraps around it.
 
-    Raises InputError where it does not fit, MissingExtraError without peft.
+    `trainable`: the adapter's weights are, and no others. Raises InputError where it does not fit,
+    MissingExtraError without peft.
     """
     if importlib.util.find_spec("peft") is None:
         raise MissingExtraError("--adapter needs peft", None, "pip install 'ibisagent[lora]'")
@@ -72,8 +78,9 @@ def load_adapter(model: Qwen2_5_VLForConditionalGeneration, adapter: str) -> Non
 
     try:
         config = PeftConfig.from_pretrained(adapter)
-        config.inference_mode = True
-        found = PeftModel(model, config).load_adapter(adapter, "default", key_mapping=OLD_NAMES)
+        config.inference_mode = not trainable
+        wrapped = PeftModel(model, config)
+        found = wrapped.load_adapter(adapter, "default", is_trainable=trainable, key_mapping=OLD_NAMES)
     except _UNREADABLE as error:
         raise InputError(
             "an adapter is a peft folder that fits the checkpoint",
@@ -87,6 +94,7 @@ def load_adapter(model: Qwen2_5_VLForConditionalGeneration, adapter: str) -> Non
             f"{len(stray)} without one, such as {stray[0]}",
             "use the checkpoint that the adapter was trained on",
         )
+    return wrapped
 
 
 def check_checkpoint(path: str) -> str:
