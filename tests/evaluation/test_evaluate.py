@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
     """A finished run, absent targets included."""
-    made = Evaluate(data, out=tmp_path_factory.mktemp("run"), absent=True, pair=PAIR)
+    made = Evaluate(data, out=tmp_path_factory.mktemp("run"), absent="hard", pair=PAIR)
     assert evaluate(made) is not None
     return made
 
@@ -115,7 +115,7 @@ def test_a_folder_holds_one_run(command: Evaluate) -> None:
     for other, named in (
         (replace(command, pair=replace(PAIR, seed=1)), "settings.seed: 1 here, 0 there"),
         (replace(command, pair=replace(PAIR, policy="scripted:oracle")), "scripted:oracle here"),
-        (replace(command, absent=False), "cases: 8 here, 10 there"),
+        (replace(command, absent="none"), "cases: 8 here, 10 there"),
         (replace(command, instruction="Where is the {target}?"), "instruction"),
     ):
         with pytest.raises(InputError, match=named):
@@ -152,7 +152,7 @@ def slow(self, requests):
     return predict(self, requests)
 classical.ClassicalTool.predict = slow
 pair = PairOptions(policy="scripted:noisy-oracle", tool="classical", max_turns=6)
-evaluate(Evaluate(Path(sys.argv[1]), out=Path(sys.argv[2]), absent=True, batch_size=2, pair=pair))
+evaluate(Evaluate(Path(sys.argv[1]), out=Path(sys.argv[2]), absent="hard", batch_size=2, pair=pair))
 """
 
 

@@ -100,7 +100,7 @@ def _rows(command: Evaluate) -> tuple[list[Row], dict[str, str]]:
     ]
     left_out = {}
     try:
-        train = plan_of(replace(command, split="train", per_set=_masks_per_set(), absent=False))
+        train = plan_of(replace(command, split="train", per_set=_masks_per_set(), absent="none"))
         rows.append(Row("constant click", "constant-click", bare, constant_clicks(train)))
     except InputError as error:
         left_out["constant click"] = f"no training masks: {error.rule}"

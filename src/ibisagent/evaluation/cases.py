@@ -1,5 +1,10 @@
 """Which cases a run holds, planned from the index alone: a case is one picture and one target.
 
+Absent targets are hard where the data set lists them as absent from that very picture, and easy
+where they are a target of another set, one for each picture, drawn by hash. Nobody looked for the
+easy ones; so they are never taken from a set that shows the same part of the body, and vessels and
+nerves, which lie almost everywhere, are never among them.
+
 Patients are hashed, as sample ids are, since names of files and patients belong in no output. A
 hash is the same wherever the same data lie, so shards merge and runs compare by it.
 """
@@ -10,12 +15,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from ibisagent.datasets.biomedparse import split_of
 from ibisagent.datasets.cases import Case, ReadOptions, hashed, samples_of
 from ibisagent.datasets.detect import open_dataset
 from ibisagent.errors import InputError
 from ibisagent.types import Sample
+
+Absent = Literal["none", "hard", "easy", "both"]
+
+_REGIONS = (("abdomen", "chest", "heart", "thorax", "lung"), ("brain", "hippocampus", "head", "fet"))
+_EVERYWHERE = frozenset({"blood vessel", "nerve"})
 
 
 @dataclass(frozen=True)
@@ -24,9 +35,14 @@ class Task:
 
     entry: Case
     targets: tuple[str | None, ...]  # None: only an instruction says what
+    easy: str | None = None  # the one of them that is a target of another set
 
     def case_ids(self) -> tuple[str, ...]:
         return tuple(case_id(self.entry, target) for target in self.targets)
+
+    def absence(self, target: str | None) -> Literal["hard", "easy"]:
+        """How hard it is to see that a target of this task is absent, should it be."""
+        return "easy" if self.easy is not None and target == self.easy else "hard"
 
     @property
     def patient(self) -> str:
@@ -48,7 +64,8 @@ def plan(
     split: str = "test",
     datasets: Sequence[str] = (),
     *,
-    absent: bool = False,
+    absent: Absent = "none",
+    without: Sequence[str] = (),
     per_set: int | None = None,
     format: str | None = None,
     options: ReadOptions | None = None,
@@ -58,7 +75,8 @@ def plan(
     `data` is anything that `datasets.detect.open_dataset` reads. Split "all" takes every split. In
     the layout of BiomedParseData, "val" is a tenth of the training patients (`split_of`) and "train"
     all others. `per_set` keeps so many cases of each set, drawn by hash, so that they do not depend
-    on the order of files. Raises InputError where nothing is found.
+    on the order of files. `without` names targets that are not asked for. Raises InputError where
+    nothing is found, and for easy absent targets where no set shows another part of the body.
     """
     options = replace(options or ReadOptions(), split=None if split == "all" else split)
     try:
@@ -76,8 +94,19 @@ def plan(
         raise InputError(
             "--datasets are sets of the data", ", ".join(unknown), f"there are: {', '.join(names)}"
         )
-    tasks = [_task(entry, absent) for entry in entries if not datasets or entry.dataset in datasets]
+    foreign = _foreign(entries) if absent in ("easy", "both") else {}
+    tasks = [
+        _task(entry, absent, foreign.get(entry.dataset, ()), frozenset(without))
+        for entry in entries
+        if not datasets or entry.dataset in datasets
+    ]
     tasks = [task for task in tasks if task.targets]
+    if absent in ("easy", "both") and not any(task.easy for task in tasks):
+        raise InputError(
+            "easy absent targets are those of a set that shows another part of the body",
+            "no such set",
+            "give a folder of several sets, or write --absent hard",
+        )
     if per_set is not None:
         tasks = [
             task for name in names for task in _keep([t for t in tasks if t.entry.dataset == name], per_set)
@@ -107,9 +136,43 @@ def case_id(entry: Case, target: str | None) -> str:
     return f"{entry.key}/{target.replace(' ', '+')}" if target else entry.key
 
 
-def _task(entry: Case, absent: bool) -> Task:
+def _task(entry: Case, absent: Absent, foreign: Sequence[str], without: frozenset[str]) -> Task:
     names = [target.name for target in entry.targets]
-    return Task(entry, tuple(dict.fromkeys([*names, *(entry.absent if absent else ())])))
+    hard = entry.absent if absent in ("hard", "both") else ()
+    choices = [name for name in foreign if name not in without]
+    easy = choices[int(hashed("easy", entry.key), 16) % len(choices)] if choices else None
+    if easy is not None:
+        entry = replace(entry, absent=(*entry.absent, easy))
+    asked = dict.fromkeys([*names, *hard, *([easy] if easy is not None else [])])
+    return Task(entry, tuple(name for name in asked if name not in without), easy)
+
+
+def _foreign(entries: Sequence[Case]) -> dict[str, tuple[str, ...]]:
+    """For each set the targets of sets that show another part of the body, sorted."""
+    shown: dict[str, set[str]] = {}
+    known: dict[str, set[str]] = {}
+    parts: dict[str, set[str]] = {}
+    for entry in entries:
+        names = {target.name for target in entry.targets if target.name}
+        shown.setdefault(entry.dataset, set()).update(names)
+        known.setdefault(entry.dataset, set()).update(names, entry.absent)
+        parts.setdefault(entry.dataset, set()).add(_part(entry.site or entry.dataset))
+    return {
+        name: tuple(
+            sorted(
+                set().union(*(shown[other] for other in shown if not parts[name] & parts[other]))
+                - known[name]
+                - _EVERYWHERE
+            )
+        )
+        for name in shown
+    }
+
+
+def _part(site: str) -> str:
+    """The part of the body of a site: the trunk and the head are one each, else the site itself."""
+    found = [region[0] for region in _REGIONS if any(word in site.lower() for word in region)]
+    return found[0] if found else site.lower()
 
 
 def _keep(tasks: Sequence[Task], count: int) -> list[Task]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ibisagent.evaluation.cases import Plan, Task
+    from ibisagent.evaluation.perturb import Perturbation
     from ibisagent.evaluation.workers import Done, Mark, Work, Wrap
 
 
@@ -40,8 +41,16 @@ class Evaluate:
     """only these sets"""
     per_set: int | None = None
     """at most so many cases of each set, drawn by hash"""
-    absent: bool = False
-    """ask also for the targets that the data set lists as absent from a picture"""
+    absent: Literal["none", "hard", "easy", "both"] = "none"
+    """ask also for absent targets: hard, those that the data set lists as absent from the picture; easy, one
+    target of another set that shows another part of the body"""
+    without: tuple[str, ...] = ()
+    """targets that are not asked for"""
+    perturb: str | None = None
+    """change every picture or instruction: noise, blur, contrast, rotation, shift, paraphrase, wrong-place,
+    denied or wrong-first-click"""
+    strength: float = 1.0
+    """of --perturb; 0 changes nothing"""
     instruction: str = "Find the {target} in this image."
     """what is asked; {target} is filled in"""
     format: str | None = None
@@ -107,6 +116,13 @@ def evaluate(
 
     share = _shard(command)
     _check(command)
+    change = _perturbation(command)
+    if change is not None and change.wraps:
+        from ibisagent.evaluation.perturb import WrongFirstClick
+
+        if wrap is not None:
+            raise InputError("a wrong first click is put before the agent alone", change.kind)
+        wrap = WrongFirstClick
     planned = plan_of(command)
     tasks, cases = planned.tasks, sorted(name for task in planned.tasks for name in task.case_ids())
     try:
@@ -120,6 +136,7 @@ def evaluate(
         "case_list": digest,
         "instruction": command.instruction,
         "index_faults": planned.faults,
+        **({} if change is None else {"perturbation": change.record()}),
     }
     claim(command.out, "data", facts)
     file = samples_file(command.out, share)
@@ -127,11 +144,11 @@ def evaluate(
     done = {record["case"] for record in read_lines(command.out)}
     waiting = _waiting(tasks if share is None else shard(tasks, *share), done)
     began = time.perf_counter()
-    work = Work(command.pair, planned.options, command.batch_size, wrap)
+    work = Work(command.pair, planned.options, command.batch_size, wrap, change)
     _finish(command, waiting, file, len(done & set(cases)), screen, work)
     seconds = time.perf_counter() - began
     count = sum(len(task.targets) for task in waiting)
-    return _write_summary(command, cases, tasks, (count, seconds), screen)
+    return _write_summary(command, cases, planned, change, (count, seconds), screen)
 
 
 def plan_of(command: Evaluate) -> Plan:
@@ -158,10 +175,19 @@ def plan_of(command: Evaluate) -> Plan:
         command.split,
         command.datasets,
         absent=command.absent,
+        without=command.without,
         per_set=command.per_set,
         format=command.format,
         options=options,
     )
+
+
+def _perturbation(command: Evaluate) -> Perturbation | None:
+    from ibisagent.evaluation.perturb import Perturbation
+
+    if command.perturb is None:
+        return None
+    return Perturbation(command.perturb, command.strength, command.pair.seed)
 
 
 def _check(command: Evaluate) -> None:
@@ -264,7 +290,8 @@ def _shown(
 def _write_summary(
     command: Evaluate,
     planned: Sequence[str],
-    tasks: Sequence[Task],
+    plan: Plan,
+    change: Perturbation | None,
     timing: tuple[int, float],
     screen: Console | None,
 ) -> dict[str, Any] | None:
@@ -299,7 +326,7 @@ def _write_summary(
         "host": host_record(),
     }
     write_json(command.out / "summary.json", summary)
-    page = evaluation_html(summary, command.out, tasks, command.instruction)
+    page = evaluation_html(summary, command.out, plan.tasks, command.instruction, (plan.options, change))
     (command.out / "report.html").write_text(page, encoding="utf-8")
     return summary
 
@@ -325,6 +352,7 @@ def show(summary: dict[str, Any], screen: Console) -> None:
         table.add_row(metric["name"], *figure(metric), str(metric["n"]), out)
     screen.print(f"[bold]{pair['policy']}[/] with [bold]{pair['tool']}[/], start {pair['settings']['start']}")
     screen.print(table)
+    show_turns(summary["by_turn"], screen)
     sets = Table("set", "cases", "mean IoU", "95 % interval", "first click inside", "turns")
     for name, row in summary["by_set"].items():
         iou = row["mean IoU"]
@@ -334,6 +362,23 @@ def show(summary: dict[str, Any], screen: Console) -> None:
     screen.print(sets)
     statuses = ", ".join(f"{name} {count}" for name, count in summary["statuses"].items())
     screen.print(f"statuses: {statuses}")
+
+
+def show_turns(rows: Sequence[dict[str, Any]], screen: Console, most: int = 6) -> None:
+    """The first turns as a table: each figure with its interval and n."""
+    from rich.table import Table
+
+    if not rows:
+        return
+    names = [name for name in rows[0] if name not in ("turn", "cases")]
+    table = Table("turn", "cases", *names)
+    for row in rows[:most]:
+        cells = []
+        for name in names:
+            value, span = figure(row[name])
+            cells.append(f"{value} ({span}) n {row[name]['n']}" if span else f"{value} n {row[name]['n']}")
+        table.add_row(str(row["turn"]), str(row["cases"]), *cells)
+    screen.print(table)
 
 
 def figure(metric: dict[str, Any]) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ibisagent import metrics
+from ibisagent.evaluation.by_turn import GOOD, verdict_columns
 from ibisagent.evaluation.intervals import (
     Resampler,
     Statistic,
@@ -108,6 +109,7 @@ def measures(cases: Sequence[CaseScore], policies: Policies) -> list[Measure]:
     found.means(f"area under IoU to {CLICK_LIMIT} clicks", [_area(case) for case in cases])
     found.clicks()
     found.calibration()
+    found.verdicts()
     found.presence()
     found.means("turns", [float(case.turns) for case in cases], "turns", "lower")
     found.means("tokens", [float(case.tokens) for case in cases], "tokens", "lower")
@@ -235,8 +237,40 @@ class Builder:
         columns = metrics.calibration_columns([score or 0.0 for score in scores], qualities)
         self.add("ECE of the tool's score", columns, metrics.calibration_error, reasons, better="lower")
 
+    def verdicts(self) -> None:
+        """What the policy's own estimate is worth: its Terminate, and a confidence that it states.
+
+        Terminate claims that what stands is good enough; an episode that was cut off claims that it
+        is not. As an estimate that is 1 or 0, and its quality whether the IoU reaches `GOOD`.
+        """
+        stopped = [case.status == "terminated" for case in self._cases]
+        pairs = list(zip(self._cases, stopped, strict=True))
+        ious = [case.iou() if stop else None for case, stop in pairs]
+        why = "did not terminate"
+        self.means("mean IoU where it terminated", ious, otherwise=why)
+        reached = [None if value is None else float(value >= GOOD) for value in ious]
+        self.means(f"IoU >= {GOOD:.2f} where it terminated", reached, otherwise=why)
+        good, poor = verdict_columns(self._cases)
+        for name, columns in ((f"IoU >= {GOOD:.2f}", good), (f"IoU < {GOOD:.2f}", poor)):
+            self.add(f"stops, of turns that see a mask with {name}", columns, mean, self._reasons, better="")
+        qualities = [float(case.iou() >= GOOD) for case in self._cases]
+        columns = metrics.calibration_columns([float(stop) for stop in stopped], qualities)
+        name = f"ECE of the verdict (terminated: IoU >= {GOOD:.2f})"
+        self.add(name, columns, metrics.calibration_error, self._reasons, better="lower")
+        stated = [case.stated_confidence for case in self._cases]
+        if any(value is not None for value in stated):
+            columns = metrics.calibration_columns(
+                [value or 0.0 for value in stated], [case.iou() for case in self._cases]
+            )
+            reasons = self._why(stated, "no confidence stated")
+            name = "ECE of the policy's stated confidence"
+            self.add(name, columns, metrics.calibration_error, reasons, better="lower")
+
     def presence(self) -> None:
-        """Is the target there at all? Positive means present; a failed case is left out."""
+        """Is the target there at all? Positive means present; a failed case is left out.
+
+        Hard and easy absent targets (see `cases`) are also reported apart.
+        """
         rows, reasons = [], []
         for case in self._cases:
             said = bool(case.predicted_pixels)
@@ -250,15 +284,26 @@ class Builder:
         )
         if all(case.present for case in self._cases):
             return
-        self.add(
-            "specificity (presence)", columns, lambda s: metrics.specificity(s[..., 3], s[..., 1]), reasons
-        )
-        self.add(
-            "MCC (presence)",
-            columns,
-            lambda s: metrics.mcc(s[..., 0], s[..., 1], s[..., 2], s[..., 3]),
-            reasons,
-        )
+        kinds = [case.absence for case in self._cases]
+        asked = [kind for kind in ("hard", "easy") if kind in kinds]
+        for kind in ("", *asked):
+            label = f", {kind} absent" if kind else ""
+            why = [
+                reason or (f"{own} absent" if kind and own not in ("", kind) else "")
+                for reason, own in zip(reasons, kinds, strict=True)
+            ]
+            self.add(
+                f"specificity (presence{label})",
+                columns,
+                lambda s: metrics.specificity(s[..., 3], s[..., 1]),
+                why,
+            )
+            self.add(
+                f"MCC (presence{label})",
+                columns,
+                lambda s: metrics.mcc(s[..., 0], s[..., 1], s[..., 2], s[..., 3]),
+                why,
+            )
         values = self.overlaps("iou")
         why = [
             case.unreadable or ("" if value is not None else self._missing(case) or "both masks empty")

@@ -20,7 +20,9 @@ import numpy as np
 from PIL import Image
 
 from ibisagent import render
-from ibisagent.evaluation.cases import Task
+from ibisagent.datasets.cases import ReadOptions
+from ibisagent.evaluation.cases import Task, samples
+from ibisagent.evaluation.perturb import Perturbation
 from ibisagent.evaluation.plots import Bar, bars, histogram, lines, scatter
 from ibisagent.evaluation.samples import read_lines, read_scores
 from ibisagent.evaluation.scoring import CaseScore
@@ -34,8 +36,17 @@ _TRUTH = (255, 210, 0)  # RGB of the true outline
 _SHOWN = 1500  # points of a scatter plot at most
 
 
-def evaluation_html(summary: Mapping[str, Any], folder: Path, tasks: Sequence[Task], instruction: str) -> str:
-    """The page as text. `tasks` say where the pictures of the worst cases lie."""
+Reading = tuple[ReadOptions, Perturbation | None]  # how a run read and changed its pictures
+
+
+def evaluation_html(
+    summary: Mapping[str, Any],
+    folder: Path,
+    tasks: Sequence[Task],
+    instruction: str,
+    reading: Reading | None = None,
+) -> str:
+    """The page as text. `tasks` say where pictures of the worst cases lie, `reading` how they were read."""
     scores = sorted(read_scores(folder), key=lambda case: case.case)
     pair, data = summary["run"]["pair"], summary["run"]["data"]
     body = (
@@ -45,11 +56,12 @@ def evaluation_html(summary: Mapping[str, Any], folder: Path, tasks: Sequence[Ta
         f"at most {pair['settings']['max_turns']} turns.</p>"
         f"{_policies(summary)}<h2>Aggregates</h2>{metric_table(summary['metrics'])}"
         f"<h2>Plots</h2><div class=plots>{_plots(summary, scores)}</div>"
+        f"<h2>By turn</h2>{_turn_table(summary.get('by_turn', []))}"
         f"<h2>By set</h2>{_group_table(summary['by_set'])}"
         f"<h2>By target</h2>{_group_table(summary['by_target'])}"
         f"<h2>By modality</h2>{_group_table(summary['by_modality'])}"
         f"<h2>How episodes ended</h2>{_counts(summary['statuses'])}"
-        f"<h2>Worst cases, at most {WORST}</h2>{_worst(scores, folder, tasks)}"
+        f"<h2>Worst cases, at most {WORST}</h2>{_worst(scores, folder, tasks, reading)}"
         f"<h2>How it was made</h2>{_facts(summary)}"
     )
     return page(f"ibisagent evaluation: {pair['policy']} with {pair['tool']}", body)
@@ -125,22 +137,33 @@ def picture_figure(pixels: Pixels, caption: str) -> str:
     )
 
 
-def pictures_of(cases: Sequence[str], folder: Path, tasks: Sequence[Task]) -> dict[str, Pixels]:
+def pictures_of(
+    cases: Sequence[str], folder: Path, tasks: Sequence[Task], reading: Reading | None = None
+) -> dict[str, Pixels]:
     """Thumbnails of cases by id, as far as their episodes and picture files are there."""
     wanted = set(cases)
-    places = {name: task.entry for task in tasks for name in task.case_ids() if name in wanted}
+    places = {name: task for task in tasks for name in task.case_ids() if name in wanted}
     drawn: dict[str, Pixels] = {}
     for line in read_lines(folder):
-        entry = places.get(line["case"])
-        if entry is None or line["episode"] is None:
+        task = places.get(line["case"])
+        if task is None or line["episode"] is None:
             continue
         episode = line["episode"]
         predicted = episode["result"]["mask"]
-        picture = entry.picture.read()
+        picture = _picture(task, line["case"], reading)
         truth = decode_rle(episode["truth"])
         mask = None if predicted is None else decode_rle(predicted)
         drawn[line["case"]] = thumbnail(picture, truth, mask)
     return drawn
+
+
+def _picture(task: Task, case: str, reading: Reading | None) -> Picture:
+    """The picture as the run saw it."""
+    options, change = reading or (None, None)
+    if options is None or change is None:
+        return task.entry.picture.read()
+    [sample] = [sample for sample in samples(task, options) if sample.sample_id == case]
+    return change(sample).picture
 
 
 def _policies(summary: Mapping[str, Any]) -> str:
@@ -206,15 +229,34 @@ def _group_table(groups: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def _turn_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What each turn is worth; each figure with its interval and n."""
+    names = [name for name in rows[0] if name not in ("turn", "cases")] if rows else []
+    head = "".join(f"<th class=number>{escape(name)}</th>" for name in names)
+    lines = []
+    for row in rows:
+        cells = []
+        for name in names:
+            item = row[name]
+            span = "" if item["low"] is None else f"{number(item['low'])} to {number(item['high'])}, "
+            small = f"<br><span class=small>{span}n {item['n']}</span>"
+            cells.append(f"<td class=number>{number(item['value'])}{small}</td>")
+        lines.append(f"<tr><td>{row['turn']}</td><td class=number>{row['cases']}</td>{''.join(cells)}</tr>")
+    return (
+        f"<div class=wide><table><tr><th>turn</th><th class=number>cases</th>{head}</tr>"
+        f"{''.join(lines)}</table></div>"
+    )
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     rows = "".join(f"<tr><td>{escape(name)}</td><td class=number>{n}</td></tr>" for name, n in counts.items())
     return f"<table>{rows}</table>"
 
 
-def _worst(scores: Sequence[CaseScore], folder: Path, tasks: Sequence[Task]) -> str:
+def _worst(scores: Sequence[CaseScore], folder: Path, tasks: Sequence[Task], reading: Reading | None) -> str:
     shown = [case for case in scores if case.present and not case.unreadable]
     worst = sorted(shown, key=lambda case: (case.iou(), case.case))[:WORST]
-    drawn = pictures_of([case.case for case in worst], folder, tasks)
+    drawn = pictures_of([case.case for case in worst], folder, tasks, reading)
     figures = []
     for case in worst:
         caption = f"{case.dataset}, {case.target}: IoU {case.iou():.3f}, {case.turns} turns, {case.status}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,12 @@ from ibisagent.types import Box, Click, Episode, Mask, Outcome, Sample, Verb
 
 SCHEMA = "ibisagent.sample/1"
 TOLERANCE = 2.0  # of NSD, in the unit of the surface distances
+
+_CONFIDENCE = re.compile(
+    r"\b(?:confidence|certainty)(?: level| score)?(?: is| of)?[\s:=]+(\d+(?:\.\d+)?)(\s*%| percent)?"
+    r"|(\d+(?:\.\d+)?)\s*(?:%|percent) (?:confident|certain|sure|confidence|certainty)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class CaseScore:
     patient: str  # hash; cases of one patient are drawn together
     unreadable: str = ""  # why there is no episode; all below is then meaningless
     present: bool = True  # the true mask is not empty
+    absence: Literal["", "hard", "easy"] = ""  # of an absent target, see `cases`
     status: str = ""
     outcome: str = ""
     truth_pixels: int = 0
@@ -53,6 +61,7 @@ class CaseScore:
     clicks_in_error: tuple[bool, ...] = ()  # of each click: positive in FN, or negative in FP
     first_click_inside: bool | None = None  # in the target; None: no click, or a negative one
     tool_score: float | None = None  # the tool's own estimate of the result's IoU
+    stated_confidence: float | None = None  # in [0, 1], where the policy's last text states one
     tokens: int = 0
     seconds: float = 0.0  # wall time of the episode; in a batch, that of its neighbours too
     policy_seconds: float = 0.0
@@ -91,8 +100,13 @@ class CaseScore:
 _CLICKS = (str(Verb.POSITIVE), str(Verb.NEGATIVE), str(Verb.BOX))
 
 
-def score(sample: Sample, patient: str, episode: Episode) -> CaseScore:
-    """Score one finished episode. `sample.truth` must be known; `patient` is already hashed."""
+def score(
+    sample: Sample, patient: str, episode: Episode, absence: Literal["hard", "easy"] = "hard"
+) -> CaseScore:
+    """Score one finished episode. `sample.truth` must be known; `patient` is already hashed.
+
+    `absence` says how hard an absent target is; where the target is present it is not used.
+    """
     truth = sample.truth
     assert truth is not None, "only samples with a true mask can be scored"
     predicted = episode.mask if episode.outcome is not Outcome.NONE else None
@@ -104,6 +118,7 @@ def score(sample: Sample, patient: str, episode: Episode) -> CaseScore:
     return CaseScore(
         **_names(sample, patient),
         present=bool(truth.any()),
+        absence="" if truth.any() else absence,
         status=str(episode.status),
         outcome=str(episode.outcome),
         truth_pixels=counts.truth,
@@ -118,6 +133,7 @@ def score(sample: Sample, patient: str, episode: Episode) -> CaseScore:
         clicks_in_error=_clicks_in_error(truth, episode),
         first_click_inside=_inside(truth, first) if first is not None and first.positive else None,
         tool_score=_selected_score(episode),
+        stated_confidence=_stated_confidence(episode),
         tokens=sum(attempt.tokens for turn in episode.turns for attempt in turn.attempts),
         seconds=episode.seconds,
         policy_seconds=sum(turn.policy_seconds for turn in episode.turns),
@@ -146,7 +162,12 @@ def from_record(record: dict[str, Any]) -> CaseScore:
     if record.get("schema") != SCHEMA:
         raise EpisodeFormatError(f"this version reads {SCHEMA}", repr(record.get("schema")))
     try:
-        values = {field.name: record[field.name] for field in dataclasses.fields(CaseScore)}
+        added = ("absence", "stated_confidence")  # missing in older lines, which then have the default
+        values = {
+            field.name: record[field.name]
+            for field in dataclasses.fields(CaseScore)
+            if field.name in record or field.name not in added
+        }
         for key in ("ious", "turn_verbs", "clicks_in_error"):
             values[key] = tuple(values[key])
         values["surface"] = values["surface"] and Surface(**values["surface"])
@@ -211,3 +232,22 @@ def _selected_score(episode: Episode) -> float | None:
     if episode.selected_turn == 0:
         return episode.start_score
     return episode.turns[episode.selected_turn - 1].score
+
+
+def stated_confidence(text: str) -> float | None:
+    """The last confidence that a text states, as "confidence: 0.8" or "80 % sure"; None without one.
+
+    A bare number above 1 is taken as per cent; what is beyond 100 % is no confidence.
+    """
+    stated = None
+    for match in _CONFIDENCE.finditer(text):
+        value = float(match[1] or match[3])
+        if match[2] or match[3] or value > 1:
+            value /= 100
+        stated = value if value <= 1 else stated
+    return stated
+
+
+def _stated_confidence(episode: Episode) -> float | None:
+    attempts = episode.turns[-1].attempts if episode.turns else ()
+    return stated_confidence(attempts[-1].text) if attempts else None

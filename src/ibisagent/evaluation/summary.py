@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ibisagent.evaluation.by_turn import by_turn
 from ibisagent.evaluation.intervals import LEVEL, REPLICATES, Resampler
 from ibisagent.evaluation.measures import Builder, Measure, Policies, measures
 from ibisagent.evaluation.scoring import CaseScore
@@ -41,6 +42,7 @@ def summarize(scores: Iterable[CaseScore], policies: Policies | None = None) -> 
         "by_set": _groups(cases, policies, resampler, lambda case: case.dataset),
         "by_target": _groups(cases, policies, resampler, lambda case: case.target),
         "by_modality": _groups(cases, policies, resampler, lambda case: case.modality or "unknown"),
+        "by_turn": by_turn(cases, resampler),
         "iou_by_turn": _curve(cases, lambda case: case.ious),
         "iou_by_click": _curve(cases, lambda case: case.ious_by_click()),
     }
@@ -75,6 +77,8 @@ def _groups(
     builder.means("mean Dice", dices)
     builder.clicks()
     builder.means("turns", [float(case.turns) for case in cases], "turns", "lower")
+    if not all(case.present for case in cases):
+        builder.presence()
     table: dict[str, dict[str, Any]] = {}
     for group in sorted({key(case) for case in cases}):
         own = np.array([key(case) == group for case in cases])

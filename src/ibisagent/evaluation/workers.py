@@ -24,6 +24,7 @@ from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import scoring
 from ibisagent.evaluation.cases import Task, case_id, samples
+from ibisagent.evaluation.perturb import Perturbation
 from ibisagent.fingerprint import fingerprint
 from ibisagent.pair import PairOptions, load_pair
 from ibisagent.types import Mask, Policy, Sample
@@ -41,6 +42,7 @@ class Work:
     options: ReadOptions  # how pictures and masks are read, and what is asked
     batch_size: int = 8
     wrap: Wrap | None = None  # a module-level callable, or a dataclass with __call__
+    change: Perturbation | None = None  # of every sample
 
 
 @dataclass(frozen=True)
@@ -74,25 +76,30 @@ def run_here(tasks: Iterable[Task], work: Work) -> Iterator[Mark | Done]:
         agent = Agent(work.wrap(agent.policy, truths), agent.tool, agent.settings)
     yield Mark(_mark(agent))
     failed: list[Done] = []
-    patients: dict[str, str] = {}
+    origins: dict[str, Task] = {}
 
     def feed() -> Iterator[Sample]:
         for task in tasks:
             try:
-                for sample in list(samples(task, work.options)):  # a picture is read whole or not
-                    assert sample.truth is not None
-                    truths[sample.sample_id] = sample.truth
-                    patients[sample.sample_id] = task.patient
-                    yield sample
+                found = list(samples(task, work.options))  # a picture is read whole or not
             except (InputError, OSError, ValueError) as error:
                 failed.extend(_unreadable(task, error))
+                continue
+            for sample in found:
+                sample = sample if work.change is None else work.change(sample)
+                assert sample.truth is not None
+                truths[sample.sample_id] = sample.truth
+                origins[sample.sample_id] = task
+                yield sample
 
     for event in agent.stream(feed(), batch_size=work.batch_size):
         yield from failed
         failed.clear()
         if event.episode is not None:
             name = event.sample.sample_id
-            scored = scoring.score(event.sample, patients.pop(name), event.episode)
+            task = origins.pop(name)
+            absence = task.absence(event.sample.target)
+            scored = scoring.score(event.sample, task.patient, event.episode, absence)
             episode = json.loads(episode_line(replace(event.episode, truth=truths.pop(name)), "none"))
             line = _line({**scoring.to_record(scored), "episode": episode})
             yield Done(name, scored.iou(), line)
