@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ibisagent.datasets import check
 from ibisagent.errors import IbisError, InputError
-from ibisagent.evaluation import baselines_table, compare, evaluate, vqa_run
+from ibisagent.evaluation import baselines_table, clicks_run, compare, evaluate, vqa_run
 from ibisagent.pair import STARTS, PairOptions, load_pair
 from ibisagent.synthesis import export, importers, synthesize
 from ibisagent.training import audit
@@ -317,6 +317,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "compare": (compare.Compare, compare.run),
     "baselines": (baselines_table.Baselines, baselines_table.run),
+    "clicks": (clicks_run.Clicks, clicks_run.run),
     "vqa": (vqa_run.Vqa, vqa_run.run),
     "doctor": (Doctor, doctor_command),
 }
