@@ -11,7 +11,6 @@ which starts from these weights.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import time
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 from policy_data import WEIGHTS, Case, Propose, State, draw, lesson, load
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,7 +31,7 @@ from ibisagent.actions import parse, pixel_from_coordinate
 from ibisagent.datasets.biomedparse import data_root
 from ibisagent.errors import InputError
 from ibisagent.masks import error_regions
-from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
+from ibisagent.policies.embedded import EmbeddedPolicy
 from ibisagent.policies.embedded_model import EmbeddedPolicyNetwork, Seen, to_square
 from ibisagent.policies.embedded_words import CELL, GRID, POINT_ENTRY, SIDE, Words
 from ibisagent.render import paint
@@ -255,22 +254,6 @@ def _hits(click: Click, region: Mask) -> bool:
 # --- the run --------------------------------------------------------------------------------
 
 
-def save_weights(network: EmbeddedPolicyNetwork, words: Words, path: Path, bias: dict[str, float]) -> None:
-    """Half-precision weights with all that `EmbeddedPolicy.load` needs."""
-    state = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in network.state_dict().items()
-    }
-    metadata = {
-        "format": f"ibisagent embedded policy {FORMAT}",
-        "targets": json.dumps(TARGETS),
-        "words": json.dumps(words.entries),
-        "verdict_bias": json.dumps(bias),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, str(path), metadata)
-
-
 @torch.no_grad()
 def follow(average: EmbeddedPolicyNetwork, network: EmbeddedPolicyNetwork, decay: float) -> None:
     """Exponential moving average of weights; buffers are copied."""
@@ -384,7 +367,7 @@ def main(config: Config) -> None:
             state |= {"optimiser": optimiser.state_dict(), "step": step, "spent": spent}
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
-            save_weights(average, words, config.folder / "policy.safetensors", {})
+            EmbeddedPolicy(copy.deepcopy(average), words).save(config.folder / "policy.safetensors")
             propose = tool_masks(config.tool) or propose
             saved = spent
         if spent - evaluated >= config.evaluate or last:

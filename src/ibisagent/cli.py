@@ -24,7 +24,7 @@ from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import baselines_table, clicks_run, compare, evaluate, vqa_run
 from ibisagent.pair import STARTS, PairOptions, load_pair
 from ibisagent.synthesis import export, importers, synthesize
-from ibisagent.training import audit
+from ibisagent.training import audit, sft
 
 if TYPE_CHECKING:
     from ibisagent.agent import Agent
@@ -314,6 +314,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "export": (export.Export, export.run),
     "import": (importers.Import, importers.run),
     "train audit": (audit.TrainAudit, audit.run),
+    "train sft": (sft.TrainSft, sft.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "compare": (compare.Compare, compare.run),
     "baselines": (baselines_table.Baselines, baselines_table.run),

@@ -11,7 +11,7 @@ from ibisagent.tools import load_tool
         ("sam2", "choose from"),
         ("", "choose from"),
         ("classical:x", "named without a path"),
-        ("embedded:x", "named without a path"),
+        ("embedded:x", "needs its weights"),
         ("medsam2:x@1024", "512 pixels"),
         ("medsam2:/nowhere/MedSAM2_latest.pt", "checkpoint"),
         ("sam2:/nowhere/folder@512", "checkpoint"),

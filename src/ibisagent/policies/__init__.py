@@ -8,7 +8,7 @@ from pathlib import Path
 from ibisagent.errors import InputError
 from ibisagent.types import BASE_VERBS, Mask, Policy, Verb
 
-SPECS = "embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE, human"
+SPECS = "embedded, embedded:PATH, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE, human"
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ def load_policy(
     """
     options = options or PolicyOptions()
     kind, _, place = spec.partition(":")
-    if spec == "embedded":
+    if kind == "embedded" and bool(place) == (":" in spec):
         from ibisagent.policies.embedded import EmbeddedPolicy
 
-        return EmbeddedPolicy.load(temperature=options.temperature)
+        return EmbeddedPolicy.load(place or None, temperature=options.temperature)
     if spec == "human":
         from ibisagent.policies.human import HumanPolicy
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ibisagent.errors import InputError
@@ -39,6 +40,7 @@ from ibisagent.types import BASE_VERBS, Observation, PolicyReply, Support, Verb,
 
 Scores: TypeAlias = NDArray[np.float32]  # one logit per word, or per cell
 CHUNK = 8  # texts written side by side; always padded to it, so that a text never depends on its neighbours
+WEIGHTS = "embedded_policy.safetensors"
 FORMAT = 1  # of the weights file
 PATIENCE = 1.0  # what "The mask fits." gains in logits with every turn after the second
 _UNDO_WORDS = (str(Verb.UNDO), VERDICTS["elsewhere"], VERDICTS["phantom"])
@@ -74,12 +76,9 @@ class EmbeddedPolicy:
 
     @classmethod
     def load(cls, path: str | Path | None = None, temperature: float = 0.0) -> EmbeddedPolicy:
-        """Weights from a safetensors file; by default the one in the package."""
-        file = (
-            Path(path)
-            if path
-            else Path(str(resources.files("ibisagent") / "weights/embedded_policy.safetensors"))
-        )
+        """Weights from a safetensors file, or from the folder of one; by default the one in the package."""
+        file = Path(path) if path else Path(str(resources.files("ibisagent") / "weights"))
+        file = file / WEIGHTS if file.is_dir() else file
         if not file.is_file():
             raise InputError(
                 "the embedded policy's weights must exist", file.name, "name a .safetensors file"
@@ -109,6 +108,32 @@ class EmbeddedPolicy:
         )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         return cls(network, words, temperature, json.loads(metadata["verdict_bias"]), digest)
+
+    def save(self, path: Path) -> None:
+        """Write half-precision weights with all that `load` needs; `path` is replaced as a whole."""
+        state = {
+            key: (value.half() if value.is_floating_point() else value).contiguous()
+            for key, value in self.network.state_dict().items()
+        }
+        bias = {
+            verdict: float(self._bias[self.words.id(verdict)])
+            for verdict in VERDICTS.values()
+            if self._bias[self.words.id(verdict)]
+        }
+        metadata = {
+            "format": f"ibisagent embedded policy {FORMAT}",
+            "targets": json.dumps(TARGETS),
+            "words": json.dumps(self.words.entries),
+            "verdict_bias": json.dumps(bias),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        save_file(state, str(temporary), metadata)
+        temporary.replace(path)
+
+    def refresh(self) -> None:
+        """Write with the network's weights as they are now, after they were trained."""
+        self._weights_id = "unsaved"
 
     def shift_verdicts(self, shifts: Mapping[str, float]) -> None:
         """Replace the shifts of the first words' logits, such as {"The mask fits.": 0.5}."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from ibisagent.errors import InputError
 from ibisagent.types import Tool
 
-SPECS = "embedded, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID, medsam:PATH_OR_ID"
+SPECS = (
+    "embedded, embedded:FILE, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, "
+    "sam:PATH_OR_ID, medsam:PATH_OR_ID"
+)
 
 
 def load_tool(
@@ -26,8 +29,8 @@ def load_tool(
 
 def _load(spec: str, device: str, dtype: str) -> Tool:
     kind, _, place = spec.partition(":")
-    if kind in ("classical", "embedded") and place:
-        raise InputError(f"the {kind} tool is named without a path", repr(spec), f"write {kind}")
+    if kind == "classical" and place:
+        raise InputError("the classical tool is named without a path", repr(spec), "write classical")
     if kind == "classical":
         from ibisagent.tools.classical import ClassicalTool
 
@@ -35,7 +38,7 @@ def _load(spec: str, device: str, dtype: str) -> Tool:
     if kind == "embedded":
         from ibisagent.tools.embedded import EmbeddedTool
 
-        return EmbeddedTool.load()
+        return EmbeddedTool.load(place or None)
     if kind not in ("sam2", "medsam2", "sam", "medsam") or not place:
         raise InputError("the tool is one that ibisagent knows", repr(spec), f"choose from: {SPECS}")
     if kind in ("sam", "medsam"):

@@ -56,11 +56,22 @@ class Trainable(Protocol):
     dropout and no moving statistics: the same weights always give the same values.
     """
 
-    policy: Policy  # writes texts with the weights as of the last `refresh`
-    module: nn.Module  # parameters that require gradients are trained
+    @property
+    def policy(self) -> Policy:
+        """Writes texts with the weights as of the last `refresh`."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """Its parameters that require gradients are trained."""
+        ...
+
+    def problem(self, example: Example) -> str | None:
+        """Why an example cannot be trained, in a few words that group alike cases; None where it can."""
+        ...
 
     def collate(self, examples: Sequence[Example]) -> Collated:
-        """Tensors of a micro-batch. Raises InputError for what cannot be encoded."""
+        """Tensors of a micro-batch. Raises InputError for what `problem` would have named."""
         ...
 
     def refresh(self) -> None:

@@ -1,0 +1,264 @@
+"""One optimiser step over any number of micro-batches and processes, and checkpoints to continue from.
+
+accelerate places the module, speaks to the other processes (torchrun) and writes the state. What is
+ours: sums over tokens are divided by the number of trained tokens of all micro-batches and all
+processes, so that the gradient does not depend on how a batch was cut. Left out: mixed losses,
+gradient scaling for float16.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ibisagent.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ibisagent.training.trainable import Collated, Example, Trainable
+
+STATE = "state.json"
+_KEPT = 2  # checkpoints
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are moved and kept."""
+
+    lr: float = 1e-5
+    """learning rate after the warm-up"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """after the warm-up: cosine falls to 0 at the last step"""
+    warmup: float = 0.1
+    """share of the steps over which the learning rate rises from 0"""
+    weight_decay: float = 0.0
+    """AdamW's, on matrices and convolutions"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    micro_batch: int = 4
+    """examples in one forward pass"""
+    save_every: int = 20
+    """steps between checkpoints; 1 loses nothing to a kill"""
+    log_with: str | None = None
+    """also log with tensorboard, wandb, mlflow or another tracker that accelerate knows"""
+    seed: int = 0
+    """of everything that is drawn at random"""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What one optimiser step saw, over all processes."""
+
+    loss: float
+    norm: float  # of the gradient, before clipping
+    lr: float
+    tokens: int  # trained ones
+
+
+Loss = Callable[[int, "Tensor", "Collated"], "Tensor"]  # micro-batch, its log-probabilities: summed loss
+
+
+class Optimiser:
+    """Moves the weights of a `Trainable`; one per run. Raises InputError for options that cannot be."""
+
+    def __init__(self, trainable: Trainable, options: Optimisation, out: Path, steps: int) -> None:
+        """`out` is the run's folder, `steps` how many there will be in all."""
+        try:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
+        except ImportError:
+            raise MissingExtraError("training", "train") from None
+        import torch
+
+        _check(options)
+        self.trainable, self.options, self.out, self.steps = trainable, options, out, steps
+        moved = [p for p in trainable.module.parameters() if p.requires_grad]
+        if not moved:
+            raise InputError("something of the policy is trained", "all weights are frozen")
+        groups = [
+            {"params": [p for p in moved if p.ndim > 1], "weight_decay": options.weight_decay},
+            {"params": [p for p in moved if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
+        on_cpu = next(trainable.module.parameters()).device.type == "cpu"
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            log_with=options.log_with,
+            project_dir=str(out),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self._module: nn.Module
+        self._module, self._optimiser = self.accelerator.prepare(trainable.module, optimiser)
+        self._trained = {name for name, p in trainable.module.named_parameters() if p.requires_grad}
+        self.accelerator.register_save_state_pre_hook(self._only_trained)
+
+    # --- processes --------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        import torch
+
+        here = torch.tensor([float(value)], dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(here, "sum")[0])
+
+    def most(self, value: int) -> int:
+        """The largest of a number over all processes."""
+        import torch
+
+        here = torch.tensor([value], device=self.accelerator.device)
+        return int(self.accelerator.gather(here).max())
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def log_probs(self, parts: Sequence[Sequence[Example]]) -> list[Tensor]:
+        """The tokens' log-probabilities under the weights as they are, micro-batch by micro-batch."""
+        import torch
+
+        with torch.no_grad():
+            return [self._module(**self.trainable.collate(part).inputs).float() for part in parts]
+
+    def step(self, number: int, parts: Sequence[Sequence[Example]], loss: Loss) -> Stepped:
+        """One optimiser step, the `number`-th from 0.
+
+        `loss` gives the sum over the trained tokens of a micro-batch. Every process brings at least
+        one example; where one has fewer micro-batches than another, it repeats one without weight.
+        """
+        assert parts and all(parts), "every process brings an example"
+        batches = [self.trainable.collate(part) for part in parts]
+        tokens = self.total(sum(int(batch.mask.sum()) for batch in batches))
+        if not tokens:
+            raise InputError("a batch holds something to learn", "no trained token", "check the data")
+        scale = self.world / tokens  # processes average their gradients
+        rounds = self.most(len(batches))
+        summed = 0.0
+        self._module.train()
+        for index in range(rounds):
+            idle = index >= len(batches)
+            batch = batches[0 if idle else index]
+            last = index == rounds - 1
+            with _nothing() if last else self.accelerator.no_sync(self._module):
+                found = loss(0 if idle else index, self._module(**batch.inputs).float(), batch)
+                found = found * 0.0 if idle else found
+                self.accelerator.backward(found * scale)
+            summed += float(found.detach())
+        norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.options.clip)
+        rate = self.rate(number)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        self.trainable.refresh()
+        return Stepped(self.total(summed) / tokens, float(norm), rate, int(tokens))
+
+    def rate(self, number: int) -> float:
+        """The learning rate of a step."""
+        warm = max(1, round(self.options.warmup * self.steps))
+        if number < warm:
+            return self.options.lr * (number + 1) / (warm + 1)
+        if self.options.schedule == "constant":
+            return self.options.lr
+        share = (number - warm) / max(1, self.steps - warm)
+        return self.options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def save(self, record: dict[str, Any]) -> None:
+        """Write a checkpoint as a whole: weights, optimiser and `record`, whose "step" names it."""
+        folder = self.out / "checkpoints" / f"step-{record['step']:07d}"
+        partial = folder.with_suffix(".part")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (partial / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+            for old in self._checkpoints()[:-_KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> dict[str, Any] | None:
+        """Load the newest checkpoint of the run's folder; its record, or None where there is none."""
+        found = self._checkpoints()
+        if not found:
+            return None
+        self.accelerator.load_state(str(found[-1]), strict=False)
+        self.trainable.refresh()
+        record: dict[str, Any] = json.loads((found[-1] / STATE).read_text(encoding="utf-8"))
+        return record
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(path.parent for path in (self.out / "checkpoints").glob(f"step-*[0-9]/{STATE}"))
+
+    def _only_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        """Frozen weights stay out of checkpoints, except where shards of them belong to the others."""
+        if str(self.accelerator.distributed_type).endswith("FSDP"):
+            return
+        for state in weights:
+            for name in [name for name in state if name.removeprefix("module.") not in self._trained]:
+                del state[name]
+
+
+def _check(options: Optimisation) -> None:
+    if not options.lr > 0 or not options.clip > 0:
+        raise InputError("--lr and --clip are above 0", f"{options.lr}, {options.clip}")
+    if not 0 <= options.warmup <= 1:
+        raise InputError("--warmup is a share of the steps", options.warmup)
+    for name in ("micro_batch", "save_every"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} is at least 1", getattr(options, name))
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+class Journal:
+    """metrics.jsonl of a run, one line a step; a continued run takes back the steps that were lost."""
+
+    def __init__(self, out: Path, optimiser: Optimiser, step: int) -> None:
+        """Keep the lines of the first `step` steps."""
+        self.file = out / "metrics.jsonl"
+        self._optimiser = optimiser
+        self._main = optimiser.accelerator.is_main_process
+        if optimiser.options.log_with:
+            optimiser.accelerator.init_trackers("ibisagent")
+        if self._main:
+            lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+            kept = [line for line in lines if _step(line) is not None and (_step(line) or 0) <= step]
+            temporary = self.file.with_suffix(".part")
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary.replace(self.file)
+
+    def write(self, step: int, stepped: Stepped, **more: float) -> None:
+        """One line, and the same to the tracker where there is one."""
+        record = {"step": step, **asdict(stepped), **more}
+        if self._main:
+            with self.file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record) + "\n")
+        if self._optimiser.options.log_with:
+            self._optimiser.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=step)
+
+
+def _step(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,86 @@
+"""Options that name the policy to be trained, and the `Trainable` that they load."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibisagent.errors import InputError
+
+if TYPE_CHECKING:
+    from ibisagent.training.trainable import Trainable
+
+POLICY = "policy"  # folder of the trained policy in a run's folder
+CARD = "training.json"  # beside it: what made it
+
+
+@dataclass(frozen=True)
+class PolicyToTrain:
+    """Which policy is trained, and which of its weights."""
+
+    policy: str = "embedded"
+    """embedded, embedded:PATH or qwen:PATH_OR_ID"""
+    adapter: str | None = None
+    """go on with this LoRA adapter of a qwen policy"""
+    lora_rank: int = 8
+    """rank of a new LoRA adapter on all linear layers of a qwen policy's language model; 0: full training"""
+    freeze_vision: bool = True
+    """leave the vision tower (embedded: the encoder) as it is"""
+    gradient_checkpointing: bool = False
+    """recompute activations of a qwen policy instead of keeping them"""
+    max_tokens: int = 2048
+    """longest conversation of a qwen policy, pictures included"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16"""
+
+
+def load_trainable(options: PolicyToTrain, temperature: float = 0.0) -> Trainable:
+    """The policy with its log-probabilities. Raises InputError for one that cannot be trained."""
+    kind, _, place = options.policy.partition(":")
+    if kind == "embedded":
+        from ibisagent.policies.embedded import EmbeddedPolicy
+        from ibisagent.training.embedded import EmbeddedTrainable
+
+        if options.adapter is not None:
+            raise InputError("an adapter belongs to a qwen policy", "embedded", "leave --adapter out")
+        return EmbeddedTrainable(
+            EmbeddedPolicy.load(place or None, temperature=temperature), freeze_vision=options.freeze_vision
+        )
+    if kind == "qwen" and place:
+        from ibisagent.training.qwen import QwenTrainable
+
+        return QwenTrainable.load(
+            place,
+            adapter=options.adapter,
+            lora_rank=options.lora_rank,
+            freeze_vision=options.freeze_vision,
+            gradient_checkpointing=options.gradient_checkpointing,
+            max_tokens=options.max_tokens,
+            device=options.device,
+            dtype=options.dtype,
+            temperature=temperature,
+        )
+    raise InputError(
+        "the policy to be trained has weights here", repr(options.policy), "write embedded or qwen:PATH_OR_ID"
+    )
+
+
+def write_card(out: Path, card: dict[str, Any]) -> None:
+    """Write what made the policy of a run's folder, as a whole."""
+    temporary = (out / CARD).with_suffix(".part")
+    temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(out / CARD)
+
+
+def card_of(policy: str) -> dict[str, Any] | None:
+    """The card of a policy such as `embedded:RUN/policy` that a run of ours has written."""
+    _, _, place = policy.partition(":")
+    file = Path(place).parent / CARD
+    if not place or not file.is_file():
+        return None
+    card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return card

@@ -1,0 +1,59 @@
+"""A live line for long work where somebody watches, and a line now and then where nobody does."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SAY_EVERY = 20.0  # seconds between lines where nobody watches
+
+
+class Progress:
+    """What is done of `total`, with rate and time left. Without a console it says nothing."""
+
+    def __init__(self, console: Console | None, name: str, total: int, done: int) -> None:
+        from rich import progress as bars
+
+        self._console, self._name, self._total, self._done = console, name, total, done
+        self._first = done
+        self._began = self._said = time.monotonic()
+        self._bar: bars.Progress | None = None
+        if console is not None and console.is_terminal:
+            self._bar = bars.Progress(
+                bars.TextColumn("{task.description}"),
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TimeRemainingColumn(),
+                bars.TextColumn("{task.fields[note]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(name, total=total, completed=done, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        if self._console is not None and self._first:
+            self._console.print(f"{self._name}: continued at {self._first} of {self._total}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, note: str) -> None:
+        """One more is done."""
+        self._done += 1
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, note=note)
+        elif self._console is not None and (now - self._said > _SAY_EVERY or self._done == self._total):
+            self._said = now
+            left = (now - self._began) / (self._done - self._first) * (self._total - self._done)
+            self._console.print(f"{self._name} {self._done}/{self._total}, {left / 60:.1f} min left  {note}")
