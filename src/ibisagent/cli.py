@@ -21,7 +21,15 @@ from rich.table import Table
 
 from ibisagent.datasets import check
 from ibisagent.errors import IbisError, InputError
-from ibisagent.evaluation import baselines_table, clicks_run, compare, evaluate, vqa_run
+from ibisagent.evaluation import (
+    baselines_table,
+    clicks_run,
+    compare,
+    evaluate,
+    robustness,
+    tool_swap,
+    vqa_run,
+)
 from ibisagent.pair import STARTS, PairOptions, load_pair
 from ibisagent.synthesis import export, importers, synthesize
 from ibisagent.training import audit, sft
@@ -319,6 +327,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "compare": (compare.Compare, compare.run),
     "baselines": (baselines_table.Baselines, baselines_table.run),
     "clicks": (clicks_run.Clicks, clicks_run.run),
+    "robustness": (robustness.Robustness, robustness.run),
+    "tool-swap": (tool_swap.ToolSwap, tool_swap.run),
     "vqa": (vqa_run.Vqa, vqa_run.run),
     "doctor": (Doctor, doctor_command),
 }

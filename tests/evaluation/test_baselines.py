@@ -31,21 +31,25 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Baselines:
                     file[key] = target.name
         (folder / "train.json").write_text(json.dumps(index))
     pair = PairOptions(policy="scripted:image-centre", tool="classical", max_turns=8)
-    return Baselines(data, out=tmp_path_factory.mktemp("out"), pair=pair)
+    return Baselines(data, out=tmp_path_factory.mktemp("out"), samples=0, pair=pair)
 
 
 def test_the_table_holds_every_baseline_that_can_be_run(command: Baselines) -> None:
     table = baselines(command)
     rows = {row["name"]: row for row in table["rows"]}
     assert list(rows) == [
-        "agent", "first click only", "first click, then oracle", "oracle clicks", "constant click",
+        "agent", "first click only", "first click, then oracle", "oracle clicks", "oracle clicks, jittered",
+        "oracle clicks, like people", "constant click",
     ]  # fmt: skip
     assert "no proposal from text" in table["left_out"]["single pass"]
     iou = {name: row["metrics"]["mean IoU"]["value"] for name, row in rows.items()}
     assert iou["oracle clicks"] > 0.79 > iou["agent"] and iou["first click, then oracle"] > 0.6
+    assert iou["oracle clicks, jittered"] > 0.7 and iou["oracle clicks, like people"] > 0.7
     assert iou["constant click"] > iou["agent"], "a place per target beats the middle here"
-    assert rows["first click only"]["agent_minus_this"]["difference"] == 0.0  # image-centre clicks once
-    assert rows["oracle clicks"]["agent_minus_this"]["high"] < 0
+    assert (
+        rows["first click only"]["minus_reference"]["mean IoU"]["difference"] == 0.0
+    )  # image-centre clicks once
+    assert rows["oracle clicks"]["minus_reference"]["mean IoU"]["low"] > 0
     turns = [case.turns for case in read_scores(command.out / "first-click-only")]
     assert set(turns) == {2}
     assert json.loads((command.out / "baselines.json").read_text()) == table

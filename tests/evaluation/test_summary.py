@@ -90,7 +90,8 @@ def test_presence_leaves_failures_out_and_counts_positive_as_present() -> None:
     tp, fn = sum(s and p for s, p in said), sum(p and not s for s, p in said)
     assert metrics["sensitivity (presence)"].value == pytest.approx(tp / (tp + fn))
     assert metrics["specificity (presence)"].value == 1.0
-    assert metrics["sensitivity (presence)"].n == len(said)
+    assert metrics["sensitivity (presence)"].n == sum(p for _, p in said)
+    assert metrics["specificity (presence)"].n == sum(not p for _, p in said)
     assert metrics["MCC (presence)"].value == pytest.approx(1.0)
     lied = [replace(c, predicted_pixels=9) if not c.present and c.predicted_pixels == 0 else c for c in CASES]
     assert found(lied)["specificity (presence)"].value == 0.0

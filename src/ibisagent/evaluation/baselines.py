@@ -3,7 +3,8 @@
 first click only: the policy's first click, then stop. first click, then oracle: the rest by the
 click rule from the true mask. constant click: for each target the place that lies within most
 training masks, whatever the picture shows. single pass: the tool's proposal as it is. oracle
-clicks: what the tool makes of the click rule alone, an upper bound for clicks.
+clicks: what the tool makes of the click rule alone, an upper bound for clicks; also with clicks
+that are not perfect, from other simulators. Best of n sampled episodes is in `best_of`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 from ibisagent.actions import click_at, format_text
 from ibisagent.datasets.cases import hashed
 from ibisagent.evaluation.cases import Plan, samples
-from ibisagent.policies.scripted import oracle
+from ibisagent.policies.scripted import ScriptedPolicy, oracle
+from ibisagent.synthesis.clicks import ClickSimulator, Kind
 from ibisagent.types import Click, Mask, Observation, Policy, PolicyReply, Support, Terminate
 
 GRID = 64  # cells a side in which the constant click is sought
@@ -78,6 +80,23 @@ class FirstClickThenOracle(Wrapped):
     def follow(self, observation: Observation) -> str:
         truth = self._truths.get(observation.sample_id)
         return oracle(observation, truth, np.random.default_rng(observation.seed))
+
+
+@dataclass(frozen=True)
+class SimulatedOracle:
+    """Makes the oracle that clicks by another simulator; it stops as the oracle stops."""
+
+    kind: Kind
+
+    def __call__(self, inner: Policy, truths: Mapping[str, Mask]) -> Policy:
+        return ScriptedPolicy(f"oracle, {self.kind} clicks", self._rule, truths)
+
+    def _rule(self, observation: Observation, truth: Mask | None, rng: np.random.Generator) -> str:
+        text = oracle(observation, truth, rng)
+        if truth is None or "Point" not in text:
+            return text
+        click = ClickSimulator(self.kind).next_click(truth, observation.mask, observation.clicks, rng)
+        return text if click is None else format_text("A part of the picture is wrong here.", click)
 
 
 @dataclass(frozen=True)

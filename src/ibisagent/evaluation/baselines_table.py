@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
 from ibisagent.evaluation.evaluate import Evaluate
+from ibisagent.evaluation.runs_table import Row, check_whole, measure, row, show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
-    from ibisagent.types import Mask, Policy
-
-SCHEMA = "ibisagent.baselines/1"
-SHOWN = (
-    "mean IoU",
-    "set-macro IoU",
-    "mean Dice",
-    "first click inside",
-    "turns",
-    "seconds of policy and tool",
-)
-
-Wrapper = Callable[["Policy", dict[str, "Mask"]], "Policy"]
+SCHEMA = "ibisagent.baselines/2"
+AGENT = "agent"
 
 
 @dataclass(frozen=True)
 class Baselines(Evaluate):
-    """Measure an agent beside first click only, oracle clicks, a constant click and a single pass."""
+    """Measure an agent beside first click only, oracle clicks, a constant click, best of n and others."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a run in a folder of its own."""
-
-    name: str
-    folder: str
-    command: Evaluate
-    wrap: Wrapper | None = None
+    samples: int = 4
+    """episodes sampled for each case for the rows "best of n"; 0 leaves these out"""
+    sample_temperature: float = 1.0
+    """of the policy in sampled episodes"""
 
 
 def run(command: Baselines) -> int:
@@ -48,71 +34,111 @@ def run(command: Baselines) -> int:
 
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     table = baselines(command, screen)
-    _show(table, screen)
+    show(table["rows"], screen, "run")
+    for name, metric in (table["agreement"] or {}).items():
+        from ibisagent.evaluation.runs_table import cell
+
+        screen.print(f"sampled episodes: {name} {cell(metric)}")
+    for name, reason in table["left_out"].items():
+        screen.print(f"left out: {name}, {reason}")
     print(f"table: {command.out / 'baselines.json'}")
     return 0
 
 
-def baselines(command: Evaluate, screen: Console | None = None) -> dict[str, Any]:
+def baselines(command: Baselines, screen: Console | None = None) -> dict[str, Any]:
     """The table as plain JSON values; each row's run lies in a folder below `command.out`.
 
     Rows that cannot be run are listed with the reason.
     """
-    from ibisagent.evaluation.compare import Compare, compare
-    from ibisagent.evaluation.evaluate import evaluate
+    from ibisagent.evaluation.best_of import agreement_facts
     from ibisagent.evaluation.samples import write_json
 
-    if command.shard is not None:
-        raise InputError("the table is of whole runs", "--shard", "leave it out, or use `ibisagent evaluate`")
+    check_whole(command)
+    if command.samples < 0 or command.samples == 1:
+        raise InputError("--samples is 0, or 2 and more", command.samples)
+    if not command.sample_temperature > 0:
+        raise InputError("--sample-temperature is above 0", command.sample_temperature)
     rows, left_out = _rows(command)
-    table: list[dict[str, Any]] = []
-    for row in rows:
-        if screen is not None:
-            screen.print(f"[bold]{row.name}[/]")
-        summary = evaluate(replace(row.command, out=command.out / row.folder), screen, row.wrap)
-        assert summary is not None, "a run without shards is whole"
-        metrics = {metric["name"]: metric for metric in summary["metrics"] if metric["name"] in SHOWN}
-        against = None
-        if table:
-            pair = compare(Compare(command.out / row.folder, command.out / rows[0].folder))
-            [against] = [item for item in pair["differences"] if item["name"] == "mean IoU"]
-        table.append(
-            {"name": row.name, "folder": row.folder, "metrics": metrics, "agent_minus_this": against}
-        )
-    record = {"schema": SCHEMA, "rows": table, "left_out": left_out}
+    table = measure(rows, command.out, screen=screen)
+    folders = _sample_folders(command)
+    record = {
+        "schema": SCHEMA,
+        "rows": table,
+        "samples": command.samples,
+        "sample_temperature": command.sample_temperature,
+        "agreement": agreement_facts(folders) if folders else None,
+        "left_out": left_out,
+    }
     write_json(command.out / "baselines.json", record)
     return record
 
 
-def _rows(command: Evaluate) -> tuple[list[Row], dict[str, str]]:
-    from ibisagent.evaluation.baselines import FirstClickOnly, FirstClickThenOracle, constant_clicks
+def _rows(command: Baselines) -> tuple[list[Row], dict[str, str]]:
+    from ibisagent.evaluation.baselines import (
+        FirstClickOnly,
+        FirstClickThenOracle,
+        SimulatedOracle,
+        constant_clicks,
+    )
     from ibisagent.evaluation.evaluate import plan_of
     from ibisagent.tools import load_tool
 
     pair = command.pair
     bare = replace(command, pair=replace(pair, start="none"))
+    oracle = _with_policy(bare, "scripted:oracle")
     tool = load_tool(pair.tool, device=pair.device, dtype=pair.dtype, point_to_box=pair.point_to_box)
     rows = [
-        Row("agent", "agent", command),
-        Row("first click only", "first-click-only", bare, FirstClickOnly),
-        Row("first click, then oracle", "first-click-then-oracle", bare, FirstClickThenOracle),
-        Row("oracle clicks", "oracle", _with_policy(bare, "scripted:oracle")),
+        row("agent", AGENT, command),
+        row("first click only", "first-click-only", bare, FirstClickOnly, AGENT),
+        row("first click, then oracle", "first-click-then-oracle", bare, FirstClickThenOracle, AGENT),
+        row("oracle clicks", "oracle", oracle, None, AGENT),
+        row("oracle clicks, jittered", "oracle-jittered", oracle, SimulatedOracle("jittered"), AGENT),
+        row("oracle clicks, like people", "oracle-people", oracle, SimulatedOracle("people"), AGENT),
     ]
     left_out = {}
     try:
         train = plan_of(replace(command, split="train", per_set=_masks_per_set(), absent="none"))
-        rows.append(Row("constant click", "constant-click", bare, constant_clicks(train)))
+        rows.append(row("constant click", "constant-click", bare, constant_clicks(train), AGENT))
     except InputError as error:
         left_out["constant click"] = f"no training masks: {error.rule}"
     if "text" in tool.prompts:
-        single = replace(command, pair=replace(pair, start="proposal"))
-        rows.append(Row("single pass", "single-pass", _with_policy(single, "scripted:stop-at-once")))
+        single = _with_policy(replace(command, pair=replace(pair, start="proposal")), "scripted:stop-at-once")
+        rows.append(row("single pass", "single-pass", single, None, AGENT))
     else:
         left_out["single pass"] = f"{tool.name} makes no proposal from text"
-    return rows, left_out
+    return rows + _sampled_rows(command), left_out
 
 
-def _with_policy(command: Evaluate, policy: str) -> Evaluate:
+def _sampled_rows(command: Baselines) -> list[Row]:
+    """n runs of the agent with seeds and a temperature of their own, and what each rule makes of them."""
+    from ibisagent.evaluation.best_of import RULES, write_best
+    from ibisagent.evaluation.measures import Policies
+
+    folders = _sample_folders(command)
+    policies = Policies(command.empty, command.missing)
+    rows = []
+    for number, folder in enumerate(folders):
+        pair = replace(
+            command.pair, temperature=command.sample_temperature, seed=command.pair.seed + 1 + number
+        )
+        name = f"sampled episode {number + 1} of {len(folders)}"
+        at = str(folder.relative_to(command.out))
+        rows.append(row(name, at, replace(command, pair=pair), None, AGENT))
+    for number, rule in enumerate(RULES if folders else ()):
+        at = f"best-of-{len(folders)}-{number + 1}"
+
+        def best(_: Console | None, at: str = at, rule: str = rule) -> dict[str, Any]:
+            return write_best(folders, command.out / at, rule, policies)
+
+        rows.append(Row(f"best of {len(folders)} {rule}", at, best, AGENT))
+    return rows
+
+
+def _sample_folders(command: Baselines) -> list[Path]:
+    return [command.out / f"sampled-{number + 1}" for number in range(command.samples)]
+
+
+def _with_policy(command: Baselines, policy: str) -> Baselines:
     return replace(command, pair=replace(command.pair, policy=policy, adapter=None, verbs=()))
 
 
@@ -120,21 +146,3 @@ def _masks_per_set() -> int:
     from ibisagent.evaluation.baselines import MASKS
 
     return MASKS
-
-
-def _show(record: dict[str, Any], screen: Console) -> None:
-    from rich.table import Table
-
-    from ibisagent.evaluation.evaluate import figure
-
-    table = Table("run", *SHOWN, "IoU of the agent above it")
-    for row in record["rows"]:
-        cells = [" ".join(figure(row["metrics"][name])) if name in row["metrics"] else "-" for name in SHOWN]
-        against = row["agent_minus_this"]
-        change = ""
-        if against is not None and against["low"] is not None:
-            change = f"{against['difference']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})"
-        table.add_row(row["name"], *cells, change)
-    screen.print(table)
-    for name, reason in record["left_out"].items():
-        screen.print(f"left out: {name}, {reason}")

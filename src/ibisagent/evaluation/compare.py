@@ -95,15 +95,21 @@ def compare(command: Compare) -> dict[str, Any]:
             "two runs that are compared share cases", "none", "run both on the same data and split"
         )
     first, second = ([side[name] for name in shared] for side in sides)
+    runs = [read_run(folder) or {} for folder in (command.a, command.b)]
+    changes = [run.get("data", {}).get("perturbation") for run in runs]
     for one, other in zip(first, second, strict=True):
+        if changes[0] != changes[1]:
+            break  # a perturbation changes picture and true mask alike
         if not (one.unreadable or other.unreadable) and one.truth_pixels != other.truth_pixels:
             raise InputError("both runs saw the same true masks", one.case, "run both on the same data")
-    runs = [read_run(folder) or {} for folder in (command.a, command.b)]
     pairs = [run.get("pair", {}) for run in runs]
     return {
         "schema": SCHEMA,
         "runs": {"a": pairs[0], "b": pairs[1]},
-        "settings_that_differ": differences(pairs[0], pairs[1]),
+        "settings_that_differ": [
+            *differences(pairs[0], pairs[1]),
+            *([f"perturbation: {changes[0]} here, {changes[1]} there"] if changes[0] != changes[1] else []),
+        ],
         "cases": {
             "paired": len(shared),
             "only_in_a": len(sides[0]) - len(shared),

@@ -280,7 +280,13 @@ class Builder:
             reasons.append(case.unreadable or none)
         columns = np.array(rows, float).reshape(-1, 4)
         self.add(
-            "sensitivity (presence)", columns, lambda s: metrics.sensitivity(s[..., 0], s[..., 2]), reasons
+            "sensitivity (presence)",
+            columns,
+            lambda s: metrics.sensitivity(s[..., 0], s[..., 2]),
+            [
+                why or ("" if case.present else "target absent")
+                for why, case in zip(reasons, self._cases, strict=True)
+            ],
         )
         if all(case.present for case in self._cases):
             return
@@ -296,7 +302,10 @@ class Builder:
                 f"specificity (presence{label})",
                 columns,
                 lambda s: metrics.specificity(s[..., 3], s[..., 1]),
-                why,
+                [
+                    reason or ("target present" if case.present else "")
+                    for reason, case in zip(why, self._cases, strict=True)
+                ],
             )
             self.add(
                 f"MCC (presence{label})",

@@ -1,0 +1,60 @@
+"""`ibisagent robustness`: the plain run and each perturbation of it, with paired differences.
+
+Every perturbation is seeded, changes picture and true mask alike, and is drawn the same for every
+policy and tool. With `--absent`, presence is measured under each of them too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ibisagent.errors import InputError
+from ibisagent.evaluation.evaluate import Evaluate
+from ibisagent.evaluation.runs_table import PRESENCE, check_whole, measure, row, show
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA = "ibisagent.robustness/1"
+SHOWN = ("set-macro IoU", "mean IoU", "first click inside", "turns", *PRESENCE)
+
+
+@dataclass(frozen=True)
+class Robustness(Evaluate):
+    """Measure an agent under noise, blur, contrast, rotation, shift, other words and a wrong first click."""
+
+    kinds: tuple[str, ...] = ()
+    """which perturbations; by default all"""
+
+
+def run(command: Robustness) -> int:
+    """Run what is not done yet and print the table. Returns the exit code, 0."""
+    from rich.console import Console
+
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    table = robustness(command, screen)
+    show(table["rows"], screen, f"strength {command.strength:g}", SHOWN)
+    print(f"table: {command.out / 'robustness.json'}")
+    return 0
+
+
+def robustness(command: Robustness, screen: Console | None = None) -> dict[str, Any]:
+    """The table as plain JSON values; each row's run lies in a folder below `command.out`."""
+    from ibisagent.evaluation.perturb import KINDS, Perturbation
+    from ibisagent.evaluation.samples import write_json
+
+    check_whole(command)
+    if command.perturb is not None:
+        raise InputError("the table runs every perturbation", "--perturb", "choose some with --kinds")
+    kinds = tuple(dict.fromkeys(command.kinds)) or KINDS
+    for kind in kinds:
+        Perturbation(kind, command.strength)
+    rows = [row("plain", "plain", replace(command, strength=1.0))]
+    for kind in kinds:
+        folder = f"{kind}-{command.strength:g}"
+        rows.append(row(kind, folder, replace(command, perturb=kind), reference="plain"))
+    table = measure(rows, command.out, SHOWN, screen)
+    record = {"schema": SCHEMA, "strength": command.strength, "seed": command.pair.seed, "rows": table}
+    write_json(command.out / "robustness.json", record)
+    return record
