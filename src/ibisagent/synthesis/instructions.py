@@ -11,13 +11,11 @@ Left out: several targets at once, and sizes or distances in millimetres.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from ibisagent.errors import InputError
-from ibisagent.seeding import generator_for
 from ibisagent.synthesis import instruction_words as words
 from ibisagent.synthesis.reasoning import PLURAL
 from ibisagent.synthesis.relations import REFERENCES, Relation, clearly_left, one_piece, pick
@@ -195,23 +193,23 @@ def _synonym(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
         yield text, target, Meaning((target,))
 
 
-def _organ(target: str) -> tuple[str, str] | None:
+def sided(target: str) -> tuple[str, str] | None:
     """Side and organ of a target that exists on both sides of the patient."""
     side, _, organ = target.partition(" ")
     return (side, organ) if organ in words.PAIRED else None
 
 
 def _by_side(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
-    if sided := _organ(target):
-        side, organ = sided
+    if found := sided(target):
+        side, organ = found
         text = _one(words.SIDED, rng).format(organ=organ, side=side)
         yield text, target, Meaning(words.GROUPS[organ], side=side)
 
 
 def _described(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
     form = _one(words.DESCRIBED, rng)
-    if sided := _organ(target):
-        side, organ = sided
+    if found := sided(target):
+        side, organ = found
         phrase = _one(words.FUNCTIONS[organ], rng)
         both = words.GROUPS[organ]
         yield form.format(phrase, **{"is": "is"}), target, Meaning(both)  # where there is only one
@@ -260,8 +258,8 @@ def _listed(names: Sequence[str]) -> str:
 def _opposed(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
     """The name with the wrong side, or something of another body region."""
     form = _one((*words.NAMES, *words.QUESTIONS), rng)
-    if sided := _organ(target):
-        other = "left" if sided[0] == "right" else "right"
+    if found := sided(target):
+        other = "left" if found[0] == "right" else "right"
         wanted = _one(words.OPPOSED, rng).format(name=target, side=other)
         yield form.format(wanted, **{"is": "is"}), wanted, Meaning((target,), side=other)
     elif target in scene.impossible:
@@ -277,104 +275,3 @@ _MAKERS = {
     "relation": _related,
     "contradictory": _opposed,
 }
-
-
-# --- drawing ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Wording:
-    """Shares of the kinds; those for targets that are there and those of the others are drawn apart."""
-
-    shares: tuple[tuple[InstructionKind, float], ...]
-
-    @classmethod
-    def parse(cls, pairs: Sequence[str]) -> Wording:
-        """From KIND:SHARE. Raises InputError for unknown kinds and shares that are none."""
-        shares: dict[InstructionKind, float] = {}
-        for pair in pairs:
-            kind, _, share = pair.partition(":")
-            try:
-                value = float(share)
-            except ValueError:
-                value = float("nan")
-            if kind not in get_args(InstructionKind) or kind in shares or not 0 <= value < float("inf"):
-                raise InputError(
-                    "--instructions are KIND:SHARE, each kind once",
-                    repr(pair),
-                    f"kinds are {', '.join(get_args(InstructionKind))}; write for example relation:0.3",
-                )
-            shares[kind] = value  # type: ignore[index]
-        if not sum(shares.values()) > 0:
-            raise InputError("one kind of instruction has a share above 0", " ".join(pairs))
-        return cls(tuple(sorted(shares.items())))
-
-    @property
-    def contradictory(self) -> float:
-        """How many of the instructions with the answer "absent" are contradictory, from 0 to 1."""
-        shares = dict(self.shares)
-        both = shares.get("absent", 0.0) + shares.get("contradictory", 0.0)
-        return shares.get("contradictory", 0.0) / both if both else 0.0
-
-    def for_present(self, scene: Scene, target: str, rng: np.random.Generator) -> Instruction:
-        """An instruction for an annotated target; kinds that it cannot have leave their share to others."""
-        shares = {kind: share for kind, share in self.shares if kind in PRESENT and share > 0}
-        while shares:
-            kinds, weights = list(shares), np.array(list(shares.values()))
-            kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-            made = instruct(scene, target, kind, rng)
-            if made is not None:
-                return made
-            del shares[kind]
-        made = instruct(scene, target, "name", rng)
-        assert made is not None, "a name always says what is annotated"
-        return made
-
-    def for_absent(self, scene: Scene, target: str, rng: np.random.Generator) -> Instruction:
-        """An instruction for a target known not to be there."""
-        made = instruct(scene, target, "absent", rng)
-        assert made is not None, "a name always says what is known to be absent"
-        return made
-
-
-def contradiction(scene: Scene, target: str, rng: np.random.Generator) -> Instruction | None:
-    """A contradictory instruction that begins from an annotated target; None where the scene gives none.
-
-    For a sided organ its wrong side, else (and for half of those) something of another body region.
-    """
-    if _organ(target) and (not scene.impossible or rng.random() < 0.5):
-        made = instruct(scene, target, "contradictory", rng)
-        if made is not None:
-            return made
-    if not scene.impossible:
-        return None
-    return instruct(scene, _one(scene.impossible, rng), "contradictory", rng)
-
-
-def worded(
-    sample: Sample, scene: Scene, wording: Wording, seed: int, *, opposed: bool = False
-) -> tuple[Sample, Instruction] | None:
-    """The sample with an instruction drawn from (seed, sample id); with `opposed` a contradictory one.
-
-    A contradictory sample has an id and an empty truth of its own; None where the scene gives none.
-    """
-    target, truth = sample.target, sample.truth
-    assert target is not None and truth is not None, "instructions need a name and a true mask"
-    rng = generator_for(seed, sample.sample_id, "contradictory" if opposed else "instruction")
-    if not opposed:
-        draw = wording.for_present if truth.any() else wording.for_absent
-        made = draw(scene, target, rng)
-        return replace(sample, instruction=made.text), made
-    found = contradiction(scene, target, rng)
-    if found is None:
-        return None
-    return (
-        replace(
-            sample,
-            sample_id=f"{sample.sample_id}~contradictory",
-            instruction=found.text,
-            target=found.target,
-            truth=np.zeros_like(truth),
-        ),
-        found,
-    )

@@ -22,8 +22,10 @@ from ibisagent.environment import Settings
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError
 from ibisagent.seeding import generator_for
-from ibisagent.synthesis.instructions import Scene, Wording, scene_of, worded
+from ibisagent.synthesis.instructions import Scene, scene_of
+from ibisagent.synthesis.teacher import ChatTeacher, TeacherOptions, open_teacher
 from ibisagent.synthesis.trajectories import UNREACHED, Plan, Teaching, plan, trajectories
+from ibisagent.synthesis.wording import Wording, worded
 from ibisagent.types import BASE_VERBS, Episode, Mask, Sample, Tool, Verb
 
 _LEFT_OUT = '{"left_out"'
@@ -51,6 +53,7 @@ class Job:
     limit: int | None = None  # of cases, for a trial
     seed: int = 0
     wording: Wording | None = None  # None: the instructions of the data set
+    teacher: TeacherOptions | None = None  # None: thoughts from templates
 
     def settings(self, repeat: int) -> Settings:
         """The settings of one repetition; each has a seed of its own."""
@@ -155,8 +158,9 @@ def write_shard(work: Work, index: int, tool: Tool, out: Path, tick: Tick) -> No
         fcntl.flock(journal, fcntl.LOCK_EX)  # a killed run's worker may still be ending
         if not shard_path(out, index).exists():
             shard = _Shard(work, out, journal)
-            for repeat in range(work.job.repeats):
-                shard.make(work.shards[index], repeat, tool, tick)
+            with open_teacher(work.job.teacher, out) as teacher:
+                for repeat in range(work.job.repeats):
+                    shard.make(work.shards[index], repeat, tool, tick, teacher)
             shard.finish(index)
     path.unlink(missing_ok=True)
 
@@ -170,7 +174,9 @@ class _Shard:
         self._order: list[str] = []
         self._instructions: dict[str, str] = {}  # lines by key
 
-    def make(self, cases: Sequence[Case], repeat: int, tool: Tool, tick: Tick) -> None:
+    def make(
+        self, cases: Sequence[Case], repeat: int, tool: Tool, tick: Tick, teacher: ChatTeacher | None
+    ) -> None:
         job = self._work.job
         settings = job.settings(repeat)
 
@@ -179,7 +185,7 @@ class _Shard:
                 yield from self._missing(case, repeat)
                 tick(1, 0)
 
-        for episode in trajectories(waiting(), tool, job.teaching, settings, job.batch_size):
+        for episode in trajectories(waiting(), tool, job.teaching, settings, job.batch_size, teacher):
             key = f"{episode.sample_id}#{episode.seed}"
             if episode.kind == UNREACHED and not job.keep_unreached:
                 self._note(key, _left_out(key, UNREACHED, episode.message))

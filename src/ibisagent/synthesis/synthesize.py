@@ -23,6 +23,7 @@ from ibisagent.errors import IbisError, InputError
 
 if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Job, Work
+    from ibisagent.synthesis.teacher import TeacherOptions
 
 SCHEMA = "ibisagent.synthesis/1"
 MANIFEST = "manifest.json"
@@ -82,6 +83,14 @@ class Synthesize:
     """share that begin from a mask that is already good"""
     absent: float = 0.1
     """share on targets that are not in the picture"""
+    teacher: str | None = None
+    """MODEL@URL of an OpenAI-compatible endpoint that words the thoughts; by default templates do"""
+    teacher_budget: tuple[int, int] = (10_000, 10_000_000)
+    """at most so many calls and so many tokens (read and written) for the whole job; then templates"""
+    teacher_rate: float = 5.0
+    """at most so many calls a second"""
+    allow_upload: bool = False
+    """pictures may be sent to a teacher on another machine"""
     keep_unreached: bool = False
     """keep trajectories that never come to the IoU, as kind "unreached" """
     repeats: int = 1
@@ -99,6 +108,7 @@ class Synthesize:
 def run(command: Synthesize) -> int:
     """Make or continue the trajectories; returns the exit code. Raises InputError."""
     from ibisagent.synthesis.shards import Work, shard_path
+    from ibisagent.synthesis.teacher import Ledger, ledger_path
 
     for name in ("workers", "batch_size", "repeats", "every", "max_turns"):
         if getattr(command, name) < 1:
@@ -127,6 +137,8 @@ def run(command: Synthesize) -> int:
                 else:
                     _together(job, pending, command.out, tick, min(command.workers, len(pending)))
         manifest |= summary(command.out, job.shards) | {"complete": True}
+        if job.teacher is not None:
+            manifest["teacher"] = Ledger(ledger_path(command.out)).counts()
         _write_json(command.out / MANIFEST, manifest)
     counts = manifest["counts"]
     print(f"{counts['trajectories']} trajectories in {command.out}")
@@ -140,9 +152,9 @@ def job_of(command: Synthesize) -> Job:
     from ibisagent.datasets.cases import ReadOptions
     from ibisagent.datasets.folders import checked_labels
     from ibisagent.images.intensity import parse_window
-    from ibisagent.synthesis.instructions import Wording
     from ibisagent.synthesis.shards import Job
     from ibisagent.synthesis.trajectories import Mix, Teaching
+    from ibisagent.synthesis.wording import Wording
 
     pairs = [label.partition("=") for label in command.labels]
     if any(not value or not name for value, _, name in pairs):
@@ -175,7 +187,21 @@ def job_of(command: Synthesize) -> Job:
         limit=command.limit,
         seed=command.seed,
         wording=Wording.parse(command.instructions) if command.instructions else None,
+        teacher=_teacher(command),
     )
+
+
+def _teacher(command: Synthesize) -> TeacherOptions | None:
+    """The teacher's options. Raises InputError before anything is made where it may not be used."""
+    from ibisagent.synthesis.teacher import TeacherOptions
+
+    if command.teacher is None:
+        return None
+    options = TeacherOptions(
+        command.teacher, *command.teacher_budget, command.teacher_rate, command.allow_upload
+    )
+    options.client().close()
+    return options
 
 
 def _dealt(job: Job, cases: int) -> Job:
@@ -211,6 +237,8 @@ def _begin(out: Path, work: Work) -> dict[str, Any]:
     }
     if job.wording is not None:
         record["job"]["instructions"] = dict(job.wording.shares)
+    if job.teacher is not None:
+        record["job"]["teacher"] = job.teacher.record()
     path = out / MANIFEST
     if path.exists():
         try:

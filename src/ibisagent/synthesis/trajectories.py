@@ -4,7 +4,8 @@ plain: clicks by a simulator until the IoU is reached, then Terminate. self_corr
 click is injected, seen and taken back (or answered by an opposite click). wrong_start: the episode
 begins from a mask on something else. stop: it begins from a mask that is already good. absent: the
 target is not there. What never reaches the IoU becomes `unreached` and is kept only on request.
-Every thought is a template filled with measured facts; the loop is `rollout`, no other.
+Every thought is a template filled with measured facts, or written by a teacher (`teacher`); the loop
+is `rollout`, no other.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ibisagent.seeding import generator_for
 from ibisagent.synthesis import reasoning
 from ibisagent.synthesis.clicks import ClickSimulator, Kind, next_click
 from ibisagent.synthesis.instructions import Instruction
+from ibisagent.synthesis.teacher import Ask, ChatTeacher
 from ibisagent.types import (
     BASE_VERBS,
     Action,
@@ -222,6 +224,23 @@ def _blocked(clicks: Sequence[Click], shape: tuple[int, int]) -> list[Click]:
 # --- the teacher ------------------------------------------------------------------------------
 
 
+@dataclass
+class _Step:
+    """One reply in the making."""
+
+    action: Action
+    think: str
+    said: str | None  # the answer that goes with Terminate
+    ask: Ask | None = None  # for the thought's writer
+
+
+def _reply(step: _Step | None) -> PolicyReply:
+    if step is None:
+        return PolicyReply(error="No pixel is left to click (no_error_left).")
+    text = format_text(step.think, step.action, step.said)
+    return PolicyReply(text, tokens=len(text.split()))
+
+
 class Teacher:
     """A policy that sees the true masks in its plans, keyed by sample id. Observations never do."""
 
@@ -229,8 +248,9 @@ class Teacher:
     view = View()
     verbs = BASE_VERBS | {Verb.UNDO}
 
-    def __init__(self, teaching: Teaching) -> None:
-        self._teaching = teaching
+    def __init__(self, teaching: Teaching, writer: ChatTeacher | None = None) -> None:
+        """`writer` words the thoughts; without one, and where it has none, templates do."""
+        self._teaching, self._writer = teaching, writer
         self._simulator = ClickSimulator(teaching.clicks)
         self.plans: dict[str, Plan] = {}
 
@@ -238,22 +258,40 @@ class Teacher:
         return Support(known=True)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"name": self.name, "stop_at": self._teaching.stop_at, "clicks": self._teaching.clicks}
+        known = {"name": self.name, "stop_at": self._teaching.stop_at, "clicks": self._teaching.clicks}
+        return known | ({"thoughts": self._writer.name} if self._writer else {})
 
     def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
-        return [self._reply(observation) for observation in observations]
+        steps = [self._step(observation) for observation in observations]
+        asked = [step for step in steps if step is not None and step.ask is not None]
+        if self._writer is not None:
+            asks = [step.ask for step in asked if step.ask is not None]
+            for step, text in zip(asked, self._writer.thoughts(asks), strict=True):
+                step.think = text or step.think
+        return [_reply(step) for step in steps]
 
-    def _reply(self, observation: Observation) -> PolicyReply:
+    def _step(self, observation: Observation) -> _Step | None:
+        """What to do with a template's thought; None where nothing is left to do."""
         made = self.plans[observation.sample_id]
         rng = np.random.default_rng(observation.seed)
         decided = self._decide(observation, made, rng)
         if decided is None:
-            return PolicyReply(error="No pixel is left to click (no_error_left).")
+            return None
         action, think = decided
         known = reasoning.facts(made.target, made.truth, observation.mask, action)
         said = reasoning.answer(known, rng) if isinstance(action, Terminate) else None
-        text = format_text(think or reasoning.thought(known, rng), action, said)
-        return PolicyReply(text, tokens=len(text.split()))
+        step = _Step(action, think or reasoning.thought(known, rng), said)
+        if self._writer is not None and not made.answering:  # an injected mistake is not to be learnt
+            step.ask = Ask(
+                instruction=observation.instruction,
+                image=observation.image,
+                painted=observation.mask is not None,
+                action=action,
+                target=made.target,
+                thought=step.think,
+                seed=observation.seed,
+            )
+        return step
 
     def _decide(
         self, observation: Observation, made: Plan, rng: np.random.Generator
@@ -321,12 +359,13 @@ def trajectories(
     teaching: Teaching,
     settings: Settings,
     batch_size: int = 1,
+    writer: ChatTeacher | None = None,
 ) -> Iterator[Episode]:
     """Play every planned sample and label it with its kind, in the order in which episodes end.
 
     Raises InputError where the tool cannot take what the plans need.
     """
-    teacher = Teacher(teaching)
+    teacher = Teacher(teaching, writer)
 
     def samples() -> Iterator[Sample]:
         for sample, made in planned:
