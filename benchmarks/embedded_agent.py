@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from tool_clicks import interval
 
 from ibisagent.actions import click_pixel
 from ibisagent.datasets.biomedparse import data_root, list_datasets, read_index, samples_of, split_of
 from ibisagent.environment import Settings
+from ibisagent.evaluation.intervals import Resampler, grouped_columns, mean_of_groups
 from ibisagent.masks import iou
 from ibisagent.policies.embedded import EmbeddedPolicy
 from ibisagent.rollout import collect, rollout
@@ -134,7 +134,10 @@ def report(cases: list[Case], config: Config) -> dict[str, object]:
     for label, chosen, value in rows:
         if not chosen:
             continue
-        macro = interval(chosen, value, config.resamples, True)  # type: ignore[arg-type]
+        owners = [case.dataset for case in chosen]
+        draws = Resampler(owners, [case.patient for case in chosen], config.resamples)
+        found = draws.interval(grouped_columns([value(case) for case in chosen], owners), mean_of_groups)
+        macro = (found.value, found.low, found.high)
         micro = float(np.mean([value(case) for case in chosen]))
         each = {name: [value(case) for case in chosen if case.dataset == name] for name in sets}
         means = {name: float(np.mean(values)) if values else float("nan") for name, values in each.items()}

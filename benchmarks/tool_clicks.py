@@ -5,16 +5,16 @@
 Prints mean IoU after 1..10 clicks, NoC80 and NoC85 (20 clicks at most), the calibration error of the
 tool's own score, and the IoU of text proposals, over cases and per set, with 95 % bootstrap
 intervals over patients, stratified by set. `--split val` reads the validation patients of the
-training split; choose there, and read the test split once.
+training split; choose there, and read the test split once. Clicks are those of `ibisagent clicks`;
+what that command has not are proposals for absent targets, and weights that are not packaged.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,14 @@ import numpy as np
 import torch
 import tyro
 
-from ibisagent.datasets.biomedparse import data_root, list_datasets, read_index, samples_of, split_of
+from ibisagent import metrics
+from ibisagent.datasets.biomedparse import data_root
+from ibisagent.evaluation.cases import plan, samples
+from ibisagent.evaluation.clicking import Clicked, click_cases
+from ibisagent.evaluation.intervals import Resampler, grouped_columns, mean, mean_columns, mean_of_groups
 from ibisagent.masks import iou
-from ibisagent.synthesis.clicks import next_click
 from ibisagent.tools import load_tool
-from ibisagent.types import Click, Logits, Sample, Tool, ToolReply, ToolRequest
+from ibisagent.types import Sample, Tool, ToolRequest
 
 
 @dataclass
@@ -40,9 +43,8 @@ class Config:
     clicks: int = 20  # at most
     named: bool = False  # tell the tool the target's name with every click
     proposals: bool = True  # measure the name alone, where the tool takes text
-    cases: int = 0  # per set at most, 0: all
+    cases: int | None = None  # per set at most, drawn by hash
     json: Path | None = None  # where the figures are kept
-    resamples: int = 2000
 
 
 @dataclass
@@ -51,103 +53,37 @@ class Case:
 
     dataset: str
     patient: str
-    target: str
-    ious: list[float] = field(default_factory=list)  # after each click
-    scores: list[float] = field(default_factory=list)  # the tool's own, after each click
-    proposal: float | None = None
-    proposal_score: float | None = None
+    clicked: Clicked | None  # None: the target is absent
+    proposal: tuple[float, float | None] | None  # IoU of the name alone, and the tool's own score
+
+    def iou_after(self, clicks: int) -> float:
+        assert self.clicked is not None
+        return self.clicked.iou_after(clicks)
+
+    def noc(self, goal: float, limit: int) -> float:
+        assert self.clicked is not None
+        return metrics.number_of_clicks(self.clicked.ious, goal, limit)[0]
 
 
-def samples(config: Config) -> Iterator[Sample]:
-    """Cases of the split, set by set."""
-    root = data_root()
-    for dataset in list_datasets(root):
-        done = 0
-        for record in read_index(root, dataset, "train" if config.split == "val" else "test"):
-            if config.split == "val" and split_of(record.patient) != "val":
-                continue
-            for sample in samples_of(record, absent=config.proposals):
-                if sample.truth is not None and not sample.truth.any():
-                    yield sample  # absent target: for proposals only
-                elif not config.cases or done < config.cases:
-                    done += 1
-                    yield sample
-
-
-def answer(reply: ToolReply) -> ToolReply:
-    if reply.error is not None or reply.mask is None:
-        raise SystemExit(f"the tool failed: {reply.error}")
-    return reply
-
-
-def measure(tool: Tool, sample: Sample, config: Config) -> Case:
-    """Click until no pixel is left or the limit; later entries repeat the last."""
+def measure(tool: Tool, sample: Sample, patient: str, config: Config) -> Case:
+    """One case; a tool that fails ends the measurement."""
     assert sample.truth is not None
-    case = Case(sample.dataset or "", sample.patient or "", sample.target or "")
+    proposal = None
     if config.proposals and "text" in tool.prompts:
-        reply = answer(tool.propose([ToolRequest(sample.picture, instruction=sample.instruction)])[0])
-        assert reply.mask is not None
-        case.proposal, case.proposal_score = iou(sample.truth, reply.mask), reply.score
-    clicks: tuple[Click, ...] = ()
-    mask, logits = None, None
-    while len(case.ious) < config.clicks:
-        click = next_click(sample.truth, mask, clicks) if sample.truth.any() else None
-        if click is None:
-            break
-        clicks += (click,)
-        name = sample.instruction if config.named else None
-        low: Logits | None = logits
-        reply = answer(tool.predict([ToolRequest(sample.picture, clicks, (), low, None, name)])[0])
-        mask, logits = reply.mask, reply.low_res_logits
-        assert mask is not None
-        case.ious.append(iou(sample.truth, mask))
-        case.scores.append(-1.0 if reply.score is None else reply.score)
-    missing = config.clicks - len(case.ious)
-    if case.ious:
-        case.ious += [case.ious[-1]] * missing
-        case.scores += [case.scores[-1]] * missing
-    return case
+        [reply] = tool.propose([ToolRequest(sample.picture, instruction=sample.instruction)])
+        if reply.mask is None:
+            raise SystemExit(f"the tool failed: {reply.error}")
+        proposal = (iou(sample.truth, reply.mask), reply.score)
+    found = list(click_cases([sample], tool, clicks=config.clicks, named=config.named))
+    if found and found[0].error is not None:
+        raise SystemExit(f"the tool failed: {found[0].error}")
+    return Case(sample.dataset or "", patient, found[0] if found else None, proposal)
 
 
-def noc(case: Case, goal: float) -> float:
-    """Clicks to reach IoU >= goal; the limit where it is never reached."""
-    return next((k + 1 for k, value in enumerate(case.ious) if value >= goal), len(case.ious))
-
-
-def calibration_error(pairs: list[tuple[float, float]], bins: int = 10) -> float:
-    """Expected calibration error: |mean score - mean IoU| over equal-width bins of the score."""
-    data = np.array(pairs)
-    index = np.minimum((data[:, 0] * bins).astype(int), bins - 1)
-    return float(
-        sum(
-            abs(data[index == b, 0].mean() - data[index == b, 1].mean()) * np.mean(index == b)
-            for b in np.unique(index)
-        )
-    )
-
-
-def interval(
-    cases: list[Case], value: Callable[[Case], float], resamples: int, by_set: bool
-) -> tuple[float, float, float]:
-    """Mean over cases (or over sets) with its 95 % bootstrap interval over patients within sets."""
-    rng = np.random.default_rng(0)
-    groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for case in cases:
-        groups[case.dataset][case.patient].append(value(case))
-    sums, counts = [], []
-    for patients in groups.values():
-        total = np.array([sum(v) for v in patients.values()])
-        count = np.array([len(v) for v in patients.values()])
-        drawn = rng.integers(len(total), size=(resamples, len(total)))
-        drawn[0] = np.arange(len(total))  # the first row is the data itself
-        sums.append(total[drawn].sum(1))
-        counts.append(count[drawn].sum(1))
-    if by_set:
-        means = np.mean([s / c for s, c in zip(sums, counts)], axis=0)
-    else:
-        means = np.sum(sums, axis=0) / np.sum(counts, axis=0)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(means[0]), float(low), float(high)
+def calibration_error(pairs: list[tuple[float, float]]) -> float:
+    """Expected calibration error over (score, IoU)."""
+    columns = metrics.calibration_columns(*zip(*pairs))
+    return float(metrics.calibration_error(columns.sum(axis=0)))
 
 
 def report(cases: list[Case], absent: list[Case], config: Config, tool: Tool) -> dict[str, object]:
@@ -157,33 +93,44 @@ def report(cases: list[Case], absent: list[Case], config: Config, tool: Tool) ->
     }  # fmt: skip
     print(f"{len(cases)} cases of {config.split}, clicks {'with' if config.named else 'without'} the name")
     figures: list[tuple[str, Callable[[Case], float]]] = [
-        *((f"@{k}", lambda c, k=k: c.ious[k - 1]) for k in (1, 2, 3, 5, 10) if k <= config.clicks),
-        ("NoC80", lambda c: noc(c, 0.80)),
-        ("NoC85", lambda c: noc(c, 0.85)),
+        *((f"@{k}", lambda c, k=k: c.iou_after(k)) for k in (1, 2, 3, 5, 10) if k <= config.clicks),
+        ("NoC80", lambda c: c.noc(0.80, config.clicks)),
+        ("NoC85", lambda c: c.noc(0.85, config.clicks)),
     ]
     if cases and cases[0].proposal is not None:
-        figures.append(("text", lambda c: c.proposal or 0.0))
-    sets = sorted({case.dataset for case in cases})
+        figures.append(("text", lambda c: c.proposal[0] if c.proposal else 0.0))
+    owners = [case.dataset for case in cases]
+    draws = Resampler(owners, [case.patient for case in cases])
+    sets = sorted(set(owners))
     print(f"{'':24}" + "".join(f"{s[:9]:>10}" for s in sets))
     for label, value in figures:
-        over_cases = interval(cases, value, config.resamples, False)
-        over_sets = interval(cases, value, config.resamples, True)
-        each = {s: float(np.mean([value(c) for c in cases if c.dataset == s])) for s in sets}
-        facts[label] = {"cases": over_cases, "set_macro": over_sets, "sets": each}
+        values = [value(case) for case in cases]
+        over_cases = draws.interval(mean_columns(values), mean)
+        over_sets = draws.interval(grouped_columns(values, owners), mean_of_groups)
+        each = {s: float(np.mean([v for v, own in zip(values, owners) if own == s])) for s in sets}
+        pair = {"cases": over_cases, "set_macro": over_sets}
+        facts[label] = {name: [i.value, i.low, i.high] for name, i in pair.items()} | {"sets": each}
         print(
-            f"{label:6}{over_cases[0]:.3f} [{over_cases[1]:.3f}, {over_cases[2]:.3f}]"
+            f"{label:6}{over_cases.value:.3f} [{over_cases.low:.3f}, {over_cases.high:.3f}]"
             + "".join(f"{each[s]:10.3f}" for s in sets)
-            + f"  set-macro {over_sets[0]:.3f} [{over_sets[1]:.3f}, {over_sets[2]:.3f}]"
+            + f"  set-macro {over_sets.value:.3f} [{over_sets.low:.3f}, {over_sets.high:.3f}]"
         )
-    clicked = [(s, i) for c in cases for s, i in list(zip(c.scores, c.ious))[:10] if s >= 0]
-    if clicked:
-        facts["ece_clicks"] = calibration_error(clicked)
+    clicked = [
+        (one.scores[at], one.ious[at])
+        for one in (case.clicked for case in cases)
+        if one is not None
+        for at in (min(k, len(one.ious) - 1) for k in range(1, min(config.clicks, 10) + 1))
+    ]
+    scored = [(score, value) for score, value in clicked if score is not None]
+    if scored:
+        facts["ece_clicks"] = calibration_error(scored)
         print(f"ECE of the score over clicks 1 to 10: {facts['ece_clicks']:.3f}")
-    if cases and cases[0].proposal_score is not None:
-        pairs = [(c.proposal_score or 0.0, c.proposal or 0.0) for c in cases + absent]
-        facts["ece_proposals"] = calibration_error(pairs)
+    proposed = [case.proposal for case in cases + absent if case.proposal is not None]
+    if proposed and proposed[0][1] is not None:
+        facts["ece_proposals"] = calibration_error([(score or 0.0, value) for value, score in proposed])
         facts["absent_cases"] = len(absent)
-        facts["absent_empty"] = float(np.mean([c.proposal == 1.0 for c in absent])) if absent else None
+        empty = [case.proposal is not None and case.proposal[0] == 1.0 for case in absent]
+        facts["absent_empty"] = float(np.mean(empty)) if absent else None
         print(f"ECE of the score over proposals, absent targets included: {facts['ece_proposals']:.3f}")
         print(f"absent targets with an empty proposal: {facts['absent_empty']} of {len(absent)}")
     return facts
@@ -199,9 +146,15 @@ def main(config: Config) -> None:
     else:
         tool = load_tool(config.tool)
     start = time.perf_counter()
-    measured = [(sample.truth, measure(tool, sample, config)) for sample in samples(config)]
-    cases = [case for truth, case in measured if truth is not None and truth.any()]
-    absent = [case for truth, case in measured if truth is not None and not truth.any()]
+    proposing = config.proposals and "text" in tool.prompts
+    planned = plan(data_root(), config.split, absent="hard" if proposing else "none", per_set=config.cases)
+    measured = [
+        measure(tool, sample, task.patient, config)
+        for task in planned.tasks
+        for sample in samples(task, planned.options)
+    ]
+    cases = [case for case in measured if case.clicked is not None]
+    absent = [case for case in measured if case.clicked is None]
     facts = report(cases, absent, config, tool)
     facts["seconds"] = time.perf_counter() - start
     if config.json is not None:
