@@ -32,7 +32,7 @@ from ibisagent.evaluation import (
 )
 from ibisagent.pair import STARTS, PairOptions, load_pair
 from ibisagent.synthesis import export, importers, synthesize
-from ibisagent.training import audit, sft
+from ibisagent.training import audit, grpo, sft
 
 if TYPE_CHECKING:
     from ibisagent.agent import Agent
@@ -323,6 +323,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "import": (importers.Import, importers.run),
     "train audit": (audit.TrainAudit, audit.run),
     "train sft": (sft.TrainSft, sft.run),
+    "train rl": (grpo.TrainRl, grpo.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "compare": (compare.Compare, compare.run),
     "baselines": (baselines_table.Baselines, baselines_table.run),

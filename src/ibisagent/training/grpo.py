@@ -1,0 +1,507 @@
+"""`ibisagent train rl DATA`: multi-turn GRPO through the true environment (METHOD section 6).
+
+Per step: draw pictures and targets, let the policy play a group of episodes on each with the real
+tool, score them, turn rewards into advantages within the group, and move the weights once or a few
+times by the clipped loss over the texts that were written. The policy meets its own mistakes.
+One process or several (torchrun, data parallel); every step is a function of (seed, step), so a
+continued run is the uninterrupted one. Left out: a value network, an entropy bonus, rollouts on
+other machines and sharded weights (training/verl.py is for those).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ibisagent.errors import InputError
+from ibisagent.training.optimiser import Optimisation
+from ibisagent.training.policy import POLICY, PolicyToTrain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ibisagent.environment import Settings
+    from ibisagent.rewards import EpisodeReward, Profile
+    from ibisagent.training.optimiser import Optimiser
+    from ibisagent.training.samples import Drawer
+    from ibisagent.training.trainable import Collated, Example, Trainable
+    from ibisagent.types import Episode, Observation, PolicyReply, Sample, Support, Tool, Verb, View
+
+BEST = "best"  # folder of the policy with the best validation, beside the last one
+HACKING = 5  # validations over which reward must not rise while IoU falls
+FALL = 0.02  # of the validation IoU
+
+
+@dataclass(frozen=True)
+class TrainRl:
+    """Let a policy learn from its own episodes: multi-turn GRPO."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """a data set: its folder, a folder of sets, or its index file"""
+    out: Path = Path("ibisagent-rl")
+    """folder of the run; the same command continues one that was stopped"""
+    tool: str = "embedded"
+    """the tool that answers the clicks, as for segment"""
+    start: Literal["auto", "none", "proposal"] = "auto"
+    """where episodes begin; auto: from a proposal where the tool takes text"""
+    steps: int = 100
+    """rounds of rollouts"""
+    groups: int = 16
+    """groups that train in each round, over all processes"""
+    group: int = 8
+    """rollouts of one picture and target"""
+    updates: int = 1
+    """optimiser steps that a round's texts are divided over"""
+    profile: Literal["shaped", "paper"] = "shaped"
+    """what is rewarded; see docs/rewards.md"""
+    without: tuple[str, ...] = ()
+    """terms of the profile that do not count, for ablations"""
+    adaptive: bool = False
+    """thresholds of the paper profile scaled by what the oracle reaches on each target"""
+    credit: Literal["episode", "turn"] = "turn"
+    """one advantage for a whole episode, or one for each text from what follows it"""
+    least_spread: float = 0.0
+    """groups whose rewards spread less (standard deviation) are replaced, as those without spread are"""
+    clip: tuple[float, float] = (0.2, 0.2)
+    """how far the probability ratio may fall and rise"""
+    kl: float = 0.0
+    """weight of the KL divergence from the policy that training began with"""
+    absent: float = 0.1
+    """share of questions for targets that are not in the picture, where the data lists any"""
+    augment: bool = True
+    """move, turn, blur and brighten pictures at random"""
+    max_turns: int = 8
+    """at most so many turns in training; validation has the 20 of every episode"""
+    history: str = "none"
+    """what the policy sees of earlier turns"""
+    batch_size: int = 32
+    """episodes that advance together"""
+    validate_every: int = 10
+    """rounds between validations; 0: none"""
+    validate_per_set: int | None = 24
+    """cases of each set in a validation"""
+    record_every: int = 10
+    """rounds between pages with the best and the worst rollout"""
+    model: Annotated[PolicyToTrain, tyro.conf.OmitArgPrefixes] = field(default_factory=PolicyToTrain)
+    optimisation: Annotated[Optimisation, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=lambda: Optimisation(lr=1e-6, schedule="constant")
+    )
+
+
+@dataclass(frozen=True)
+class Played:
+    """One finished rollout with its reward and what the policy saw."""
+
+    episode: Episode
+    reward: EpisodeReward
+    texts: tuple[tuple[Observation, PolicyReply], ...]  # every attempt in order
+
+
+def run(command: TrainRl) -> int:
+    """Train, or go on with it; returns the exit code, 4 where it was stopped early. Raises InputError."""
+    return 0 if train(command) is None else 4
+
+
+def train(command: TrainRl) -> str | None:
+    """Train to the last round. The reason where it was stopped before."""
+    from rich.console import Console
+
+    from ibisagent.training.optimiser import Journal, Optimiser
+    from ibisagent.training.policy import load_trainable, write_card
+    from ibisagent.training.progress import Progress
+
+    _check(command)
+    screen = Console(stderr=True, highlight=False)
+    trainable = load_trainable(command.model, temperature=1.0)
+    round_ = Round(command, trainable)
+    optimiser = Optimiser(trainable, command.optimisation, command.out, command.steps * command.updates)
+    if str(optimiser.accelerator.distributed_type).endswith("FSDP"):
+        raise InputError(
+            "rollouts need whole weights on every process", "FSDP", "use DDP, or verl on a cluster"
+        )
+    reference = copy.deepcopy(trainable.module) if command.kl else None
+    done = optimiser.resume() or {"step": 0, "seconds": 0.0, "validations": []}
+    journal = Journal(command.out, optimiser, done["step"])
+    validations: list[dict[str, float]] = done["validations"]
+    began = time.perf_counter() - done["seconds"]
+    stopped: str | None = None
+    if command.validate_every and not validations:
+        validations.append({"step": 0, **round_.validate(optimiser)})
+    with Progress(screen if optimiser.rank == 0 else None, "rl", command.steps, done["step"]) as progress:
+        for number in range(done["step"], command.steps):
+            clock = time.perf_counter()
+            played = round_.play(number, optimiser)
+            rolled = time.perf_counter() - clock
+            stepped = learn(command, optimiser, reference, number, played)
+            facts = _facts(played, optimiser) | {
+                "rollout_seconds": round(rolled, 2),
+                "update_seconds": round(time.perf_counter() - clock - rolled, 2),
+            }
+            last = number + 1 == command.steps
+            if command.validate_every and ((number + 1) % command.validate_every == 0 or last):
+                validations.append({"step": number + 1, **round_.validate(optimiser)})
+                stopped = hacking(validations)
+                if optimiser.rank == 0:
+                    screen.print(_validation_line(validations[-1]))
+                    if _is_best(validations):
+                        trainable.save(command.out / BEST)
+            if optimiser.rank == 0 and command.record_every and (number % command.record_every == 0 or last):
+                _record(command.out, number + 1, played)
+            seconds = time.perf_counter() - began
+            journal.write(number + 1, stepped, seconds=round(seconds, 2), **facts)
+            progress.advance(f"reward {facts['reward']:.3f}, IoU {facts['iou']:.3f}")
+            if (number + 1) % command.optimisation.save_every == 0 or last or stopped:
+                optimiser.save({"step": number + 1, "seconds": seconds, "validations": validations})
+            if stopped:
+                break
+    if optimiser.rank == 0:
+        trainable.save(command.out / POLICY)
+        card = {
+            "stage": "rl",
+            "command": json.loads(json.dumps(asdict(command), default=str)),
+            "seconds": round(time.perf_counter() - began, 1),
+            "validations": validations,
+            "stopped": stopped,
+            "fingerprint": round_.fingerprint(),
+        }
+        write_card(command.out, card)
+        screen.print(f"stopped: {stopped}" if stopped else "finished")
+        screen.print(f"trained policy: {command.out / POLICY}")
+    optimiser.accelerator.wait_for_everyone()
+    return stopped
+
+
+def _check(command: TrainRl) -> None:
+    least = {"steps": 1, "groups": 1, "group": 2, "updates": 1, "max_turns": 1, "batch_size": 1}
+    for name, value in least.items():
+        if getattr(command, name) < value:
+            raise InputError(f"--{name.replace('_', '-')} is at least {value}", getattr(command, name))
+    if not 0 <= command.absent < 1 or command.kl < 0 or min(command.clip) <= 0:
+        raise InputError(
+            "--absent is a share below 1, --kl at least 0, --clip above 0",
+            f"{command.absent}, {command.kl}, {command.clip}",
+        )
+    try:
+        command.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("--out is a folder that can be written to", error.strerror) from None
+
+
+# --- rollouts -------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A policy that remembers what it saw and wrote, by the seed of each attempt."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self.name: str = policy.name
+        self.view: View = policy.view
+        self.verbs: frozenset[Verb] = policy.verbs
+        self.texts: dict[int, tuple[Observation, PolicyReply]] = {}
+
+    def supports(self, instruction: str) -> Support:
+        """As the policy says."""
+        support: Support = self._policy.supports(instruction)
+        return support
+
+    def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
+        """The policy's replies, remembered."""
+        replies: list[PolicyReply] = self._policy.act(observations)
+        for observation, reply in zip(observations, replies, strict=True):
+            self.texts[observation.seed] = (observation, reply)
+        return replies
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the policy."""
+        return dict(self._policy.fingerprint())
+
+
+class Round:
+    """What every round needs: data, tool, settings and the profile."""
+
+    def __init__(self, command: TrainRl, trainable: Trainable) -> None:
+        """Raises InputError for data, a tool or options that cannot be used."""
+        from ibisagent.environment import Settings
+        from ibisagent.rollout import check_pair
+        from ibisagent.tools import load_tool
+        from ibisagent.training.samples import Drawer
+
+        self.command, self.trainable = command, trainable
+        self.tool: Tool = load_tool(command.tool, device=command.model.device)
+        start = command.start
+        if start == "auto":
+            start = "proposal" if "text" in self.tool.prompts else "none"
+        self.settings: Settings = Settings(
+            max_turns=command.max_turns, history=command.history, start=start, verbs=trainable.policy.verbs
+        )
+        check_pair(trainable.policy, self.tool, self.settings)
+        seed = command.optimisation.seed
+        self.drawer: Drawer = Drawer(command.data, command.absent, command.augment, trainable.policy, seed)
+        self.profile: Profile = _profile(command, self)
+
+    def play(self, number: int, optimiser: Optimiser) -> list[list[Played]]:
+        """The groups of a round that have something to teach; those without spread are replaced."""
+        from dataclasses import replace
+
+        from ibisagent.seeding import seed_for
+        from ibisagent.training.advantage import spread
+
+        seed = seed_for(self.command.optimisation.seed, "rollouts", number)
+        settings = replace(self.settings, seed=seed)
+        wanted = len(range(optimiser.rank, self.command.groups, optimiser.world)) or 1
+        kept: list[list[Played]] = []
+        spare: list[list[Played]] = []
+        place = optimiser.rank
+        for _ in range(4):  # at most four times as many as are wanted
+            missing = wanted - len(kept)
+            if missing <= 0:
+                break
+            drawn = [self.drawer.draw(number, place + k * optimiser.world) for k in range(missing)]
+            place += missing * optimiser.world
+            for group in self.groups(drawn, settings):
+                teaches = spread([one.reward.total for one in group]) > self.command.least_spread
+                (kept if teaches else spare).append(group)
+        usable = [group for group in spare if any(one.reward.total is not None for one in group)]
+        found = kept or usable[:1]
+        if not found:
+            raise InputError(
+                "rollouts end by the policy", "every one by a fault of tool or data", "check --tool and DATA"
+            )
+        return found
+
+    def groups(self, samples: Sequence[Sample], settings: Settings) -> list[list[Played]]:
+        """A group of rollouts of each sample, all played and scored."""
+        from ibisagent.rewards import score_episode
+        from ibisagent.rollout import rollout
+
+        recorder = Recorder(self.trainable.policy)
+        group = self.command.group
+        found: list[list[Played]] = [[] for _ in samples]
+        truths = [sample.truth for sample in samples]
+        events = rollout(
+            samples, recorder, self.tool, settings, group=group, batch_size=self.command.batch_size
+        )
+        for event in events:
+            if event.episode is None:
+                continue
+            episode = event.episode
+            assert truths[event.number // group] is not None, "training data has true masks"
+            seeds = [attempt.seed for turn in episode.turns for attempt in turn.attempts]
+            texts = tuple(recorder.texts.pop(seed) for seed in seeds)
+            reward = score_episode(episode, self.profile)
+            found[event.number // group].append(Played(episode, reward, texts))
+        return found
+
+    def validate(self, optimiser: Optimiser) -> dict[str, float]:
+        """Greedy episodes on the validation patients: set-macro and mean IoU, reward, turns."""
+        from dataclasses import replace
+
+        from ibisagent.environment import Settings
+        from ibisagent.masks import iou
+        from ibisagent.rewards import score_episode
+        from ibisagent.rollout import collect, rollout
+
+        settings = replace(self.settings, max_turns=Settings().max_turns, seed=0)
+        samples = self.drawer.validation(self.command.validate_per_set, optimiser.rank, optimiser.world)
+        sums: dict[str, list[float]] = {}
+        with _greedy(self.trainable.policy) as policy:
+            for episode in collect(
+                rollout(samples, policy, self.tool, settings, batch_size=self.command.batch_size)
+            ):
+                reward = score_episode(episode, self.profile).total
+                if reward is None or episode.truth is None:
+                    continue
+                mask = episode.mask if episode.mask is not None else episode.truth & False
+                row = (1.0, iou(mask, episode.truth), reward, float(len(episode.turns)))
+                name = episode.sample_id.split("/")[0]
+                sums[name] = [a + b for a, b in zip(sums.get(name, [0.0] * 4), row, strict=True)]
+        names = self.drawer.validation_sets
+        rows = {name: [optimiser.total(value) for value in sums.get(name, [0.0] * 4)] for name in names}
+        rows = {name: row for name, row in rows.items() if row[0]}
+        count = sum(row[0] for row in rows.values())
+        return {
+            "set-macro IoU": sum(row[1] / row[0] for row in rows.values()) / len(rows),
+            "mean IoU": sum(row[1] for row in rows.values()) / count,
+            "reward": sum(row[2] for row in rows.values()) / count,
+            "turns": sum(row[3] for row in rows.values()) / count,
+            "n": count,
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the trained policy saw."""
+        from ibisagent.fingerprint import fingerprint
+
+        s = self.settings
+        return fingerprint(self.trainable.policy, self.tool, s.system_text, s.verbs, s.history, s.style)
+
+
+@contextmanager
+def _greedy(policy: Any) -> Iterator[Any]:
+    """The policy at temperature 0."""
+    sampled, policy.temperature = policy.temperature, 0.0
+    try:
+        yield policy
+    finally:
+        policy.temperature = sampled
+
+
+def _profile(command: TrainRl, round_: Round) -> Profile:
+    from ibisagent.rewards import PROFILES, adapted
+
+    profile = PROFILES[command.profile]
+    if command.without:
+        profile = profile.without(*command.without)
+    if command.adaptive:
+        profile = adapted(profile, round_.drawer.oracle_episodes(round_.tool))
+    return profile
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+def examples_with_advantages(group: Sequence[Played], credit: str, history: str) -> list[Example]:
+    """A group's texts as training examples whose weights are their advantages.
+
+    Rollouts that left the group (an outside fault) bring none.
+    """
+    from ibisagent.training.advantage import group_advantages, text_advantages
+    from ibisagent.training.examples import examples_of
+    from ibisagent.training.trainable import Written
+
+    if credit == "turn":
+        advantages = text_advantages(
+            [None if p.reward.total is None else [text.reward for text in p.reward.texts] for p in group]
+        )
+    else:
+        whole = group_advantages([played.reward.total for played in group])
+        advantages = [
+            None if value is None else [value] * len(played.texts)
+            for value, played in zip(whole, group, strict=True)
+        ]
+    examples: list[Example] = []
+    for played, values in zip(group, advantages, strict=True):
+        if values is None:
+            continue
+        steps = [
+            (observation, Written(reply.text, reply.token_ids, value))
+            for (observation, reply), value in zip(played.texts, values, strict=True)
+        ]
+        examples += examples_of(steps, history)
+    return examples
+
+
+def learn(
+    command: TrainRl, optimiser: Optimiser, reference: Any, number: int, played: Sequence[Sequence[Played]]
+) -> Any:
+    """The optimiser steps of a round; what the last one saw."""
+    from ibisagent.seeding import generator_for
+    from ibisagent.training.loss import policy_loss
+
+    examples = [
+        e for group in played for e in examples_with_advantages(group, command.credit, command.history)
+    ]
+    shuffled = generator_for(command.optimisation.seed, "texts", number, optimiser.rank).permutation(
+        len(examples)
+    )
+    examples = [examples[int(index)] for index in shuffled]
+    size = command.optimisation.micro_batch
+    stepped = None
+    shares = [share for share in (examples[k :: command.updates] for k in range(command.updates)) if share]
+    cuts = [[share[first : first + size] for first in range(0, len(share), size)] for share in shares]
+    # with one update the texts are from these very weights, and the ratio is 1
+    old = [optimiser.log_probs(parts) for parts in cuts] if len(cuts) > 1 else None
+    for update in range(optimiser.most(len(cuts))):
+        here = min(update, len(cuts) - 1)
+        parts = cuts[here]
+
+        def loss(index: int, log_probs: Tensor, batch: Collated, here: int = here) -> Tensor:
+            import torch
+
+            before = log_probs.detach() if old is None else old[here][index]
+            anchor = None
+            if reference is not None:
+                with torch.no_grad():
+                    anchor = reference(**batch.inputs).float()
+            return policy_loss(
+                log_probs,
+                before,
+                batch.weights,
+                batch.mask,
+                clip=command.clip,
+                reference=anchor,
+                beta=command.kl,
+                tokens=1.0,
+            ).loss
+
+        stepped = optimiser.step(number * command.updates + update, parts, loss)
+    assert stepped is not None, "a round has texts"
+    return stepped
+
+
+def hacking(validations: Sequence[dict[str, float]]) -> str | None:
+    """Why training should stop: over the last validations reward rose while IoU fell; else None."""
+    if len(validations) <= HACKING:
+        return None
+    first, last = validations[-HACKING - 1], validations[-1]
+    reward = last["reward"] - first["reward"]
+    fall = first["set-macro IoU"] - last["set-macro IoU"]
+    if reward > 0 and fall > FALL:
+        return (
+            f"over {HACKING} validations the mean reward rose by {reward:.3f} while the validation "
+            f"set-macro IoU fell by {fall:.3f}: the policy learns the reward, not the task"
+        )
+    return None
+
+
+def _is_best(validations: Sequence[dict[str, float]]) -> bool:
+    return validations[-1]["set-macro IoU"] >= max(v["set-macro IoU"] for v in validations)
+
+
+def _validation_line(found: dict[str, float]) -> str:
+    return (
+        f"round {found['step']}: validation set-macro IoU {found['set-macro IoU']:.4f}, mean IoU "
+        f"{found['mean IoU']:.4f}, reward {found['reward']:.3f}, "
+        f"turns {found['turns']:.2f}, n {found['n']:.0f}"
+    )
+
+
+def _facts(played: Sequence[Sequence[Played]], optimiser: Optimiser) -> dict[str, float]:
+    """Means over the round's rollouts, over all processes."""
+    from ibisagent.masks import iou
+
+    rows = []
+    for one in (one for group in played for one in group):
+        truth, mask = one.episode.truth, one.episode.mask
+        if one.reward.total is None or truth is None:
+            continue
+        overlap = iou(mask if mask is not None else truth & False, truth)
+        stopped = float(one.episode.status == "terminated")
+        rows.append((1.0, one.reward.total, overlap, float(len(one.episode.turns)), stopped))
+    count, *sums = (optimiser.total(sum(row[k] for row in rows)) for k in range(5))
+    names = ("reward", "iou", "turns", "terminated")
+    return {"rollouts": count} | {
+        name: round(value / max(count, 1), 5) for name, value in zip(names, sums, strict=True)
+    }
+
+
+def _record(out: Path, number: int, played: Sequence[Sequence[Played]]) -> None:
+    """Pages with the best and the worst rollout of the round."""
+    from ibisagent.report import episode_html
+    from ibisagent.rewards import with_rewards
+
+    scored = [one for group in played for one in group if one.reward.total is not None]
+    folder = out / "rollouts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pick in (("best", max), ("worst", min)):
+        one = pick(scored, key=lambda played: played.reward.total or 0.0)
+        page = episode_html(with_rewards(one.episode, one.reward))
+        (folder / f"round-{number:05d}-{name}.html").write_text(page, encoding="utf-8")
