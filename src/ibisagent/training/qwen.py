@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS = {"all-linear": (*ATTENTION, "gate_proj", "up_proj", "down_proj"), "attention": ATTENTION}
-VISION = r"|.*\.visual\..*\.(qkv|proj|gate_proj|up_proj|down_proj|mlp\.[02])"
+VISION = r"|.*\.visual\.(blocks|merger)\.(.*\.)?(qkv|proj|gate_proj|up_proj|down_proj|mlp\.[02])"
 CHUNK = 256  # tokens whose scores are in memory at once: 160 MB in float32 for 152,000 words
 
 
@@ -220,8 +220,7 @@ class QwenTrainable:
 
         state: the module's gathered state where the weights are spread over processes.
         """
-        prefix = "model."
-        gathered = None if state is None else {name.removeprefix(prefix): state[name] for name in state}
+        gathered = None if state is None else {name.removeprefix("model."): state[name] for name in state}
         if self._adapter is None:
             save_plain(self.policy.model, self._source, folder, self._dtype, gathered)
             return

@@ -26,6 +26,7 @@ BESIDE = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "config.json",
     "generation_config.json",
     "merges.txt",
     "preprocessor_config.json",
@@ -103,19 +104,20 @@ def save_plain(
     for old in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
         old.unlink()  # shards of an earlier checkpoint would be left beside fewer new ones
     model.save_pretrained(folder, state_dict={name: weights[name].to(dtype) for name in weights})
-    config = json.loads(_beside(source, "config.json").read_text(encoding="utf-8"))
+    for name in BESIDE:
+        if (found := _beside(source, name)) is not None:
+            shutil.copyfile(found, folder / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {key: str(dtype).removeprefix("torch.") for key in ("dtype", "torch_dtype") if key in config}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for name in BESIDE:
-        if (found := _beside(source, name)).is_file():
-            shutil.copyfile(found, folder / name)
 
 
-def _beside(source: str, name: str) -> Path:
-    """Where a file of a local checkpoint is, or of one in the hub's cache; it may be absent."""
+def _beside(source: str, name: str) -> Path | None:
+    """A file of a local checkpoint, or of one in the hub's cache; None where there is none."""
     if Path(source).expanduser().is_dir():
-        return Path(source).expanduser() / name
+        file = Path(source).expanduser() / name
+        return file if file.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(source, name)
-    return Path(cached) if isinstance(cached, str) else Path(name)
+    return Path(cached) if isinstance(cached, str) else None
