@@ -62,9 +62,6 @@ def test_a_rollout_that_left_changes_nothing_for_the_others() -> None:
 @given(text_groups)
 def test_credit_per_text_equals_the_formula_written_as_loops(texts: list[list[float] | None]) -> None:
     counted = [rewards for rewards in texts if rewards is not None]
-    totals = [sum(rewards) for rewards in counted]
-    mean = sum(totals) / len(totals) if totals else 0.0
-    deviation = (sum((t - mean) ** 2 for t in totals) / len(totals)) ** 0.5 if totals else 0.0
     advantages = text_advantages(texts)
     for rewards, ours in zip(texts, advantages, strict=True):
         if rewards is None or ours is None:
@@ -72,8 +69,10 @@ def test_credit_per_text_equals_the_formula_written_as_loops(texts: list[list[fl
             continue
         assert len(ours) == len(rewards)
         for k in range(len(rewards)):
-            baseline = sum(sum(other[k:]) for other in counted) / len(counted)
-            expected = (sum(rewards[k:]) - baseline) / deviation if deviation > 1e-9 else 0.0
+            there = [sum(other[k:]) for other in counted if len(other) > k]
+            mean = sum(there) / len(there)
+            deviation = (sum((value - mean) ** 2 for value in there) / len(there)) ** 0.5
+            expected = (sum(rewards[k:]) - mean) / deviation if deviation > 1e-9 else 0.0
             assert ours[k] == pytest.approx(expected, abs=1e-6)
 
 
@@ -90,3 +89,11 @@ def test_a_wasted_turn_is_not_praised_for_the_gain_before_it() -> None:
     gained_then_wasted, nothing = [0.8, -0.02], [-0.02, -0.02]
     [[good, wasted], [bad, _]] = text_advantages([gained_then_wasted, nothing])
     assert good == pytest.approx(1) and bad == pytest.approx(-1) and wasted == pytest.approx(0)
+
+
+def test_ended_rollouts_say_nothing_about_later_texts() -> None:
+    # equal totals but for a turn's cost: the later text must not get a huge advantage
+    short, long, other = [0.9], [0.0, 0.88], [0.0, 0.6]
+    [[_], [_, late], [_, worse]] = text_advantages([short, long, other])
+    assert late == pytest.approx(1) and worse == pytest.approx(-1)
+    assert text_advantages([[0.9], [0.0, 0.88]])[1] == [pytest.approx(-1), 0.0]

@@ -41,18 +41,16 @@ def text_advantages(rewards: Sequence[Sequence[float] | None]) -> list[list[floa
 
     `rewards[i]` are rollout i's rewards text by text (failed attempts included), as `shaped` gives
     them, which add up to its total. A text earns what follows from it on: its own reward and all
-    later ones. From that the group's mean at the same text is taken, where rollouts that have
-    ended count with the 0 that they still earn; the scale is the spread of the totals. So the
-    first text has the advantage of `group_advantages`, and a text that comes after the gain was
-    made is not praised for it.
+    later ones. That is standardised over the rollouts that wrote a text at the same place; so the
+    first text has the advantage of `group_advantages`, a text that comes after the gain was made is
+    not praised for it, and the only one at its place gets 0.
     """
-    totals = [None if texts is None else float(sum(texts)) for texts in rewards]
     counted = [texts for texts in rewards if texts is not None]
-    deviation = spread(totals)
-    if deviation == 0:
-        return [None if texts is None else [0.0] * len(texts) for texts in rewards]
-    to_go = np.zeros((len(counted), max(map(len, counted))))  # rollout x text
-    for row, texts in zip(to_go, counted, strict=True):
-        row[: len(texts)] = np.cumsum(np.asarray(texts, float)[::-1])[::-1]
-    scaled = iter((to_go - to_go.mean(axis=0)) / deviation)
-    return [None if texts is None else next(scaled)[: len(texts)].tolist() for texts in rewards]
+    to_go = [np.cumsum(np.asarray(texts, float)[::-1])[::-1] for texts in counted]
+    advantages: list[list[float]] = [[] for _ in counted]
+    for place in range(max(map(len, counted), default=0)):
+        here = [float(own[place]) if place < len(own) else None for own in to_go]
+        for own, value in zip(advantages, group_advantages(here), strict=True):
+            own += [] if value is None else [value]
+    found = iter(advantages)
+    return [None if texts is None else next(found) for texts in rewards]

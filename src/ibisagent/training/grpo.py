@@ -66,7 +66,7 @@ class TrainRl:
     """terms of the profile that do not count, for ablations"""
     adaptive: bool = False
     """thresholds of the paper profile scaled by what the oracle reaches on each target"""
-    credit: Literal["episode", "turn"] = "turn"
+    credit: Literal["episode", "turn"] = "episode"
     """one advantage for a whole episode, or one for each text from what follows it"""
     least_spread: float = 0.0
     """groups whose rewards spread less (standard deviation) are replaced, as those without spread are"""

@@ -39,7 +39,7 @@ class Optimisation:
     """share of the steps over which the learning rate rises from 0"""
     weight_decay: float = 0.0
     """AdamW's, on matrices and convolutions"""
-    clip: float = 1.0
+    max_norm: float = 1.0
     """largest norm of the gradient"""
     micro_batch: int = 4
     """examples in one forward pass"""
@@ -154,7 +154,7 @@ class Optimiser:
                 found = found * 0.0 if idle else found
                 self.accelerator.backward(found * scale)
             summed += float(found.detach())
-        norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.options.clip)
+        norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.options.max_norm)
         rate = self.rate(number)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -215,8 +215,8 @@ class Optimiser:
 
 
 def _check(options: Optimisation) -> None:
-    if not options.lr > 0 or not options.clip > 0:
-        raise InputError("--lr and --clip are above 0", f"{options.lr}, {options.clip}")
+    if not options.lr > 0 or not options.max_norm > 0:
+        raise InputError("--lr and --max-norm are above 0", f"{options.lr}, {options.max_norm}")
     if not 0 <= options.warmup <= 1:
         raise InputError("--warmup is a share of the steps", options.warmup)
     for name in ("micro_batch", "save_every"):
