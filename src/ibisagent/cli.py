@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,12 +26,13 @@ from ibisagent.evaluation import (
     clicks_run,
     compare,
     evaluate,
+    human_clicks,
     robustness,
     tool_swap,
     vqa_run,
 )
 from ibisagent.pair import STARTS, PairOptions, load_pair
-from ibisagent.synthesis import export, importers, synthesize
+from ibisagent.synthesis import export, gallery, importers, synthesize
 from ibisagent.training import audit, grpo, sft
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Segment:
     index: int | None = None
     """of the slice, from 0"""
     truth: Path | None = None
-    """the true mask, for the scripted rules that need it"""
+    """the true mask: for scripted rules that need it, and to keep it in the episode log"""
     pair: Annotated[PairOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=PairOptions)
 
 
@@ -149,7 +150,7 @@ def segment(command: Segment) -> int:
     truth = read_mask(command.truth) if command.truth else None
     from ibisagent.agent import make_sample
 
-    sample = make_sample(picture, command.instruction, start)
+    sample = replace(make_sample(picture, command.instruction, start), truth=truth)
     with screen.status("loading policy and tool"):
         agent = load_pair(command.pair, {sample.sample_id: truth} if truth is not None else None)
     screen.print(
@@ -318,6 +319,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "demo": (Demo, demo),
     "replay": (Replay, replay_command),
     "data check": (check.Check, check.run),
+    "data view": (gallery.View, gallery.run),
     "synthesize": (synthesize.Synthesize, synthesize.run),
     "export": (export.Export, export.run),
     "import": (importers.Import, importers.run),
@@ -328,6 +330,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "compare": (compare.Compare, compare.run),
     "baselines": (baselines_table.Baselines, baselines_table.run),
     "clicks": (clicks_run.Clicks, clicks_run.run),
+    "human-clicks": (human_clicks.HumanClicks, human_clicks.run),
     "robustness": (robustness.Robustness, robustness.run),
     "tool-swap": (tool_swap.ToolSwap, tool_swap.run),
     "vqa": (vqa_run.Vqa, vqa_run.run),
