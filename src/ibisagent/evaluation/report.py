@@ -67,11 +67,13 @@ def evaluation_html(
     return page(f"ibisagent evaluation: {pair['policy']} with {pair['tool']}", body)
 
 
-def page(title: str, body: str) -> str:
-    """A whole page around `body`, which must be escaped already."""
-    style = files("ibisagent.evaluation").joinpath("evaluation.css").read_text(encoding="utf-8")
-    style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; form-action 'none'"
+def page(title: str, body: str, extra_style: str = "", script: str = "") -> str:
+    """A whole page around `body`, which must be escaped already; `script` runs once it is there."""
+    style = files("ibisagent.evaluation").joinpath("evaluation.css").read_text(encoding="utf-8") + extra_style
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; form-action 'none'"
+    if script:
+        policy += f"; script-src {_hash(script)}"
+        body += f"<script>{script}</script>"
     return (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
@@ -80,6 +82,11 @@ def page(title: str, body: str) -> str:
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
         f"{body}<footer>{DISCLAIMER}</footer></body></html>\n"
     )
+
+
+def _hash(text: str) -> str:
+    """A source of a content security policy: this very text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def number(value: float | None, unit: str = "") -> str:
