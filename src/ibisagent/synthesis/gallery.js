@@ -34,4 +34,5 @@ function order() {
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(() => (order(), apply())));
 form.addEventListener("input", (event) => (event.target.name === "order" ? order() : apply()));
+order(); // a reload may bring back what was chosen
 apply();

@@ -87,6 +87,7 @@ def run(command: View) -> int:
 def gallery(logs: Iterable[Path], command: View) -> tuple[str, int, int, int]:
     """The page as text; how many trajectories it shows, how many pass the filters and were read."""
     from ibisagent.evaluation.report import page
+    from ibisagent.report import DISCLAIMER
 
     kept: list[tuple[float, int, Facts, str]] = []  # a heap whose first is the one to drop
     read = passing = 0
@@ -104,7 +105,7 @@ def gallery(logs: Iterable[Path], command: View) -> tuple[str, int, int, int]:
     kept.sort(key=lambda entry: entry[:2], reverse=True)
     left = f" {passing - len(kept)} more pass and are left out (--limit)." if passing > len(kept) else ""
     body = (
-        f"<h1>Trajectories</h1><p>{len(kept)} of {read} that were read.{left}</p>"
+        f"<h1>Trajectories</h1><p>{len(kept)} of {read} that were read.{left} {DISCLAIMER}</p>"
         "<p class=small>Green: the mask that stood. Yellow outline: the true mask. Yellow plus: positive "
         "click. Red minus: negative click. Worst IoU: the lowest of the masks that stood.</p>"
         f"{_filters([facts for _, _, facts, _ in kept])}"
