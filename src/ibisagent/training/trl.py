@@ -1,10 +1,11 @@
 """TRL 1.16's `environment_factory` over our environment; the grammar stays the policy's language.
 
 TRL's loop runs as long as a reply is a tool call. So `prepare` sets a response template that reads
-every reply as one call of `reply` with the whole text, but for a well-placed Terminate, which is the
-final answer; and a chat template that shows what `reply` returns as a *user* message with its picture,
-since the stock ones drop pictures in `tool` messages. The policy reads and writes just what it does in
-our own loop, so checkpoints fit both. `episode_rewards` scores the finished rollouts.
+every reply as one call of `reply` with the whole text, but for a well-placed Terminate and for what
+follows the end, which are final answers; and a chat template that shows what `reply` returns as a
+*user* message with its picture, since the stock ones drop pictures in `tool` messages. The policy
+reads and writes just what it does in our own loop, so checkpoints fit both. `episode_rewards` scores
+the finished rollouts.
 
     from ibisagent.training.trl import dataset_rows, environment_factory, episode_rewards, prepare
     GRPOTrainer(model, reward_funcs=episode_rewards, processing_class=prepare(processor),
@@ -19,6 +20,7 @@ picture tokens are not stopped (set `generation_kwargs={"suppress_tokens": ...}`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,15 +30,17 @@ from ibisagent.rewards import SHAPED, Profile
 from ibisagent.training.driver import VLM_VIEW, Driver, EnginePolicy
 from ibisagent.types import Message, Sample, Tool, View
 
+OVER = "The episode is over."
+_AFTER_IT = rf"{re.escape(OVER)}<\|im_end\|>\n"  # how a conversation goes on after the end
 _TERMINATES = (
     r"(?:(?!<\s*action\s*>).)*<\s*action\s*>\s*Terminat(?:e|ion)\s*<\s*/\s*action\s*>(?!.*<\s*action\s*>)"
 )
 RESPONSE_TEMPLATE: dict[str, Any] = {
     "defaults": {"role": "assistant"},
-    "start_anchor": "<|im_start|>assistant\n",
+    "start_anchor_pattern": rf"(?<!{_AFTER_IT})<\|im_start\|>assistant\n",
     "fields": {
         "tool_calls": {
-            "open_pattern": rf"\A(?!{_TERMINATES})",
+            "open_pattern": rf"\A(?!.*{_AFTER_IT})(?!{_TERMINATES})",
             "close": "<|im_end|>",
             "content": "text",
             "repeats": True,
@@ -78,7 +82,7 @@ class IbisEnvironment:
         sample = self._samples[sample_id]
         self._driver = Driver(sample, self._settings, self._tool, self._policy, profile=self._profile)
         begun = self._driver.begin()
-        return _content(begun[-1:]) or [{"type": "text", "text": "The tool failed."}]
+        return _content(begun[-1:]) or [{"type": "text", "text": OVER}]
 
     def reply(self, text: str) -> list[dict[str, Any]]:
         """Hand over a reply of the policy.
@@ -91,7 +95,7 @@ class IbisEnvironment:
         """
         assert self._driver is not None, "reset comes first"
         new = self._driver.reply(_without_end(text))
-        return _content(new) or [{"type": "text", "text": "The episode is over."}]
+        return _content(new) or [{"type": "text", "text": OVER}]
 
     def _finish(self, text: str) -> float | None:
         """The reward after the final reply, which was no call; None: the rollout leaves its group."""
