@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -35,30 +35,22 @@ class VerlRows:
     out: Path
     """folder for PART.parquet and images/; several parts may share it"""
     split: str = "train"
-    """of the data set; it also names the file"""
-    instruction: str | None = None
-    """where the data set brings none; may hold {target}"""
-    absent: bool = True
-    """also targets known not to be in the picture"""
+    """train, val or test; also names the file. In BiomedParseData val is a tenth of train's patients"""
+    absent: Literal["none", "hard"] = "hard"
+    """hard: also targets that the index lists as not in the picture"""
     single_turn: bool = False
     """for verl's single_turn_agent: the picture is in the prompt, and one text is the whole episode"""
-    limit: int | None = None
-    """at most so many samples"""
+    per_set: int | None = None
+    """at most so many cases of each set, drawn by hash"""
 
 
 def run(command: VerlRows) -> int:
     """Write the rows; returns the exit code. Raises InputError."""
-    from itertools import islice
+    from ibisagent.evaluation.cases import plan, samples
 
-    from ibisagent.datasets.cases import DEFAULT_INSTRUCTION, ReadOptions, samples_of
-    from ibisagent.datasets.detect import open_dataset
-
-    options = ReadOptions(split=command.split, instruction=command.instruction or DEFAULT_INSTRUCTION)
-    cases = open_dataset(command.data, None, options).cases
-    samples = (sample for case in cases for sample in samples_of(case, options, absent=command.absent))
-    count = write_rows(
-        islice(samples, command.limit), command.out, command.split, single_turn=command.single_turn
-    )
+    found = plan(command.data, command.split, absent=command.absent, per_set=command.per_set)
+    each = (sample for task in found.tasks for sample in samples(task, found.options))
+    count = write_rows(each, command.out, command.split, single_turn=command.single_turn)
     print(f"{count} rows in {command.out / command.split}.parquet")
     return 0
 
