@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -99,6 +99,8 @@ class Synthesize:
     """only so many pictures, for a trial"""
     workers: int = 1
     """processes; each loads the tool and uses one thread"""
+    engine: Literal["process", "ray"] = "process"
+    """who runs the workers: processes here, or Ray (the cluster of RAY_ADDRESS, or one made here)"""
     batch_size: int = 4
     """episodes that a worker runs at a time"""
     seed: int = 0
@@ -107,6 +109,7 @@ class Synthesize:
 
 def run(command: Synthesize) -> int:
     """Make or continue the trajectories; returns the exit code. Raises InputError."""
+    from ibisagent import ray_engine
     from ibisagent.synthesis.shards import Work, shard_path
     from ibisagent.synthesis.teacher import Ledger, ledger_path
 
@@ -115,6 +118,9 @@ def run(command: Synthesize) -> int:
             raise InputError(f"--{name.replace('_', '-')} is at least 1", getattr(command, name))
     if not 0 < command.stop_at <= 1:
         raise InputError("--stop-at lies above 0 and is at most 1", command.stop_at)
+    if command.engine == "ray":
+        ray_engine.check_ray()
+        command = _absolute(command)
     job = job_of(command)
     work = Work(job)
     job = _dealt(job, work.count)
@@ -132,7 +138,9 @@ def run(command: Synthesize) -> int:
         if pending:
             cases = sum(len(work.shards[index]) for index in pending) * job.repeats
             with progress(cases) as tick:
-                if command.workers == 1:
+                if command.engine == "ray":
+                    ray_engine.write_shards(job, pending, command.out, tick, command.workers)
+                elif command.workers == 1:
                     _alone(work, pending, command.out, tick)
                 else:
                     _together(job, pending, command.out, tick, min(command.workers, len(pending)))
@@ -145,6 +153,12 @@ def run(command: Synthesize) -> int:
     _say(", ".join(f"{kind} {count}" for kind, count in counts["kinds"].items()))
     _say("".join(f"left out, {why}: {count}\n" for why, count in counts["left_out"].items()).rstrip())
     return 0
+
+
+def _absolute(command: Synthesize) -> Synthesize:
+    """Paths that do not depend on the folder in which a worker is started."""
+    pictures = None if command.pictures is None else command.pictures.absolute()
+    return replace(command, data=command.data.absolute(), out=command.out.absolute(), pictures=pictures)
 
 
 def job_of(command: Synthesize) -> Job:
@@ -205,8 +219,6 @@ def _teacher(command: Synthesize) -> TeacherOptions | None:
 
 
 def _dealt(job: Job, cases: int) -> Job:
-    from dataclasses import replace
-
     return replace(job, shards=max(1, -(-cases // _SHARD_CASES)))
 
 
