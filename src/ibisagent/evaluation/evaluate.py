@@ -71,6 +71,8 @@ class Evaluate:
     """episodes that advance together"""
     workers: int = 1
     """processes; more than one use one thread each"""
+    engine: Literal["process", "ray"] = "process"
+    """who runs the workers: processes here, or Ray (the cluster of RAY_ADDRESS, or one made here)"""
     shard: str | None = None
     """k/n: only the k-th of n shares of the pictures; shares in one folder make one result"""
     empty: Literal["one", "zero", "skip"] = "one"
@@ -116,6 +118,12 @@ def evaluate(
 
     share = _shard(command)
     _check(command)
+    if command.engine == "ray":  # its workers may be started in another folder
+        from ibisagent.ray_engine import check_ray
+
+        check_ray()
+        pictures = None if command.pictures is None else command.pictures.absolute()
+        command = replace(command, data=command.data.absolute(), pictures=pictures)
     change = _perturbation(command)
     if change is not None and change.wraps:
         from ibisagent.evaluation.perturb import WrongFirstClick
@@ -243,7 +251,12 @@ def _finish(
 
     count = sum(len(task.targets) for task in waiting)
     workers = min(command.workers, len(waiting))
-    messages = run_processes(waiting, work, workers) if workers > 1 else run_here(waiting, work)
+    if command.engine == "ray" and waiting:
+        from ibisagent.ray_engine import run_tasks
+
+        messages = run_tasks(waiting, work, workers)
+    else:
+        messages = run_processes(waiting, work, workers) if workers > 1 else run_here(waiting, work)
     with file.open("ab", buffering=0) as lines:
         for message in _shown(messages, count, done, screen):
             if isinstance(message, Mark):
