@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 
@@ -53,8 +54,8 @@ def right_answers(text, masks):
         share = {name: (mask & masks[references[0]]).sum() / mask.sum() for name, mask in present.items()}
         found += [{name for name, part in share.items() if part > bound} for bound in (0.1, 0.5, 0.9)]
     elif "nearest" in phrase or "smallest gap" in phrase:
-        other = _points(masks[references[0]])
-        gaps = {name: cdist(_points(mask), other).min() for name, mask in present.items()}
+        other = _points(_rim(masks[references[0]]))
+        gaps = {name: cdist(_points(_rim(mask)), other).min() for name, mask in present.items()}
         found.append({name for name, gap in gaps.items() if gap <= min(gaps.values()) + 2})
     else:
         axis, sign = next(value for words, value in DIRECTIONS.items() if re.search(words, phrase))
@@ -76,6 +77,10 @@ def _picked(values, bound, sign):
 def _share_within(hull, mask):
     distances = hull.equations[:, :2] @ _points(mask).T + hull.equations[:, 2:]
     return (distances <= 1e-6).all(axis=0).mean()
+
+
+def _rim(mask):
+    return mask & ~binary_erosion(mask)
 
 
 def _points(mask):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -80,13 +81,18 @@ class Scene:
     known_sides: bool = False  # the file says which side is which
     sagittal: bool = False
 
+    @cached_property
+    def whole(self) -> frozenset[str]:
+        """Annotated targets that are one piece with a name in the singular: what relations speak of."""
+        return frozenset(name for name, mask in self.masks.items() if name not in PLURAL and one_piece(mask))
+
     @property
     def impossible(self) -> tuple[str, ...]:
         """Targets of other body regions, which this picture cannot show."""
         names = words.IMPOSSIBLE.get(self.site or "", ())
         return tuple(name for name in names if name not in self.masks)
 
-    @property
+    @cached_property
     def radiological(self) -> bool | None:
         """Whether the patient's right is at image left; None where nothing in the picture tells."""
         modality = (self.modality or "").upper().replace("-", "").replace("XRAY", "CR")
@@ -143,7 +149,7 @@ def answer(meaning: Meaning, scene: Scene) -> str | None:
     relation = _MIRRORED.get(meaning.relation, meaning.relation)
     if meaning.relation in _MIRRORED and not scene.radiological:
         return None
-    if {*PLURAL} & {*present, *meaning.references}:
+    if not scene.whole.issuperset({*present, *meaning.references}):
         return None
     return pick(relation, present, [scene.masks[name] for name in meaning.references])  # type: ignore[arg-type]
 
@@ -222,9 +228,9 @@ def _described(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
 
 def _related(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
     """Relations in random order, each with some choices of candidates and references."""
-    if not one_piece(scene.masks[target]) or target in PLURAL:
+    if target not in scene.whole:
         return
-    others = [name for name in scene.masks if name != target and name not in PLURAL]
+    others = sorted(scene.whole - {target})
     groups = [noun for noun, members in words.GROUPS.items() if target in members]
     relations = [*REFERENCES, *(_MIRRORED if scene.radiological else ())]
     for index in rng.permutation(len(relations)):

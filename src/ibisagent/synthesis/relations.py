@@ -72,15 +72,18 @@ def pick(relation: Relation, candidates: Mapping[str, Mask], references: Sequenc
     assert len(references) == REFERENCES[relation], f"{relation} refers to {REFERENCES[relation]}"
     masks = list(candidates.values())
     apart = [*masks, *references]
-    if not masks or not all(one_piece(mask) for mask in apart):
+    if not masks or not all(mask.any() for mask in apart):
         return None
-    if not disjoint(masks if relation == "inside" else apart):
-        return None
+    chosen: str | None
     if relation in ("leftmost", "rightmost", "highest", "lowest", "largest", "smallest", "nearest"):
-        return _extreme(relation, candidates, references)
-    verdicts = {name: _holds(relation, mask, references) for name, mask in candidates.items()}
-    chosen = [name for name, holds in verdicts.items() if holds]
-    return chosen[0] if len(chosen) == 1 and None not in verdicts.values() else None
+        chosen = _extreme(relation, candidates, references)
+    else:
+        verdicts = {name: _holds(relation, mask, references) for name, mask in candidates.items()}
+        fit = [name for name, holds in verdicts.items() if holds]
+        chosen = fit[0] if len(fit) == 1 and None not in verdicts.values() else None
+    if chosen is None or not disjoint(masks if relation == "inside" else apart):
+        return None
+    return chosen if all(one_piece(mask) for mask in apart) else None
 
 
 def clearly_left(first: Mask, second: Mask) -> bool | None:
