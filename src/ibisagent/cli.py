@@ -33,7 +33,7 @@ from ibisagent.evaluation import (
 )
 from ibisagent.pair import STARTS, PairOptions, load_pair
 from ibisagent.synthesis import export, gallery, importers, synthesize
-from ibisagent.training import audit, grpo, sft
+from ibisagent.training import audit, grpo, plan, qwen_folder, sft
 
 if TYPE_CHECKING:
     from ibisagent.agent import Agent
@@ -326,6 +326,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "train audit": (audit.TrainAudit, audit.run),
     "train sft": (sft.TrainSft, sft.run),
     "train rl": (grpo.TrainRl, grpo.run),
+    "train merge": (qwen_folder.TrainMerge, qwen_folder.run),
+    "train plan": (plan.TrainPlan, plan.run),
     "evaluate": (evaluate.Evaluate, evaluate.run),
     "compare": (compare.Compare, compare.run),
     "baselines": (baselines_table.Baselines, baselines_table.run),
