@@ -53,7 +53,7 @@ def evaluation_html(
         f"<h1>{escape(pair['policy'])} with {escape(pair['tool'])}</h1>"
         f"<p>{data['cases']} cases of split <code>{escape(data['split'])}</code>, "
         f"instruction <code>{escape(instruction)}</code>, start {escape(pair['settings']['start'])}, "
-        f"at most {pair['settings']['max_turns']} turns.</p>"
+        f"at most {pair['settings']['max_turns']} turns.</p>{_perturbed(data)}"
         f"{_policies(summary)}<h2>Aggregates</h2>{metric_table(summary['metrics'])}"
         f"<h2>Plots</h2><div class=plots>{_plots(summary, scores)}</div>"
         f"<h2>By turn</h2>{_turn_table(summary.get('by_turn', []))}"
@@ -162,6 +162,14 @@ def pictures_of(
         mask = None if predicted is None else decode_rle(predicted)
         drawn[line["case"]] = thumbnail(picture, truth, mask)
     return drawn
+
+
+def _perturbed(data: Mapping[str, Any]) -> str:
+    change = data.get("perturbation")
+    if change is None:
+        return ""
+    kind, strength = escape(change["kind"]), f"{change['strength']:g}"
+    return f"<p>Every case is changed: <b>{kind}</b>, strength {strength}, seed {change['seed']}.</p>"
 
 
 def _picture(task: Task, case: str, reading: Reading | None) -> Picture:
