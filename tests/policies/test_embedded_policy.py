@@ -161,6 +161,38 @@ def test_a_batch_changes_nothing(shipped: EmbeddedPolicy, temperature: float) ->
     assert together == alone == backwards
 
 
+def test_the_number_of_threads_changes_nothing(network: EmbeddedPolicyNetwork) -> None:
+    policy = EmbeddedPolicy(network, WORDS, temperature=1.0)
+    observations = [look(n, f"Find the {TARGETS[n]}.") for n in range(3)]
+    before = torch.get_num_threads()
+    replies = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        replies.append([reply.text for reply in policy.act(observations)])
+    torch.set_num_threads(before)
+    assert replies[0] == replies[1]
+
+
+def test_rows_of_padding_change_no_bit_of_the_others(network: EmbeddedPolicyNetwork) -> None:
+    image = torch.from_numpy(np.stack([to_square(look(n).image) for n in (0, 1, 2)]))
+    with torch.inference_mode():
+        seen = network.see(image, torch.tensor([3, 13, 7]))
+        memory = network.recall(seen.memory)
+
+        def states(rows: int) -> list[torch.Tensor]:
+            kept = [(key[:rows], value[:rows]) for key, value in memory]
+            past, last, result = None, seen.glance.clone(), []
+            last[rows:] = 0
+            for position in range(6):
+                logits, _, past = network.step(kept, past, last, position)
+                last = torch.arange(5, 8)
+                result.append(logits[:rows])
+            return result
+
+        for alone, together in zip(states(1), states(3), strict=True):
+            assert torch.equal(alone, together[:1])
+
+
 def test_sampling_follows_the_seed() -> None:
     policy = EmbeddedPolicy.load(temperature=1.5)
     first, again = (policy.act([look(0)])[0].text for _ in range(2))

@@ -4,6 +4,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 
 from ibisagent.datasets.biomedparse import iter_samples
 from ibisagent.errors import InputError
@@ -110,6 +111,19 @@ def test_a_reply_does_not_depend_on_the_batch_or_on_earlier_calls(tool):
         assert (a.low_res_logits == b.low_res_logits).all()
         assert (a.low_res_logits == c.low_res_logits).all()
         assert a.score == b.score == c.score
+
+
+def test_the_number_of_threads_changes_nothing(tool):
+    requests = [ToolRequest(picture(seed), (Click(0.3, 0.5, True),)) for seed in range(3)]
+    before = torch.get_num_threads()
+    replies = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        replies.append(EmbeddedTool(tool.network, "same").predict(requests))
+    torch.set_num_threads(before)
+    for a, b in zip(*replies, strict=True):
+        assert (a.low_res_logits == b.low_res_logits).all()
+        assert a.score == b.score
 
 
 def test_a_picture_is_encoded_once(tool, monkeypatch):

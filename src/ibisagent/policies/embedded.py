@@ -11,9 +11,11 @@ what it writes is text, read by the same parser as the text of a 7B model.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,8 +26,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from ibisagent.errors import InputError
+from ibisagent.lanes import in_lanes
 from ibisagent.policies.embedded_model import (
     LONGEST,
     EmbeddedPolicyNetwork,
@@ -39,11 +43,20 @@ from ibisagent.targets import TARGETS, understand
 from ibisagent.types import BASE_VERBS, Observation, PolicyReply, Support, Verb, View
 
 Scores: TypeAlias = NDArray[np.float32]  # one logit per word, or per cell
-CHUNK = 8  # texts written side by side; always padded to it, so that a text never depends on its neighbours
+CHUNK = 8  # texts written side by side; padded to it, so that a text never depends on its neighbours
 WEIGHTS = "embedded_policy.safetensors"
 FORMAT = 1  # of the weights file
 PATIENCE = 1.0  # what "The mask fits." gains in logits with every turn after the second
 _UNDO_WORDS = (str(Verb.UNDO), VERDICTS["elsewhere"], VERDICTS["phantom"])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """An observation and what the network saw in it."""
+
+    observation: Observation
+    seen: Seen  # of one picture
+    memory: list[tuple[Tensor, Tensor]]  # keys and values of `seen.memory`
 
 
 class EmbeddedPolicy:
@@ -67,7 +80,7 @@ class EmbeddedPolicy:
         self.network = network.eval()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.words = words
-        self._temperature = temperature
+        self.temperature = temperature
         self._weights_id = weights_id
         self.shift_verdicts(verdict_bias or {})
         self._point = words.id(POINT)
@@ -145,7 +158,7 @@ class EmbeddedPolicy:
     def verdict_logits(self, observation: Observation) -> dict[str, float]:
         """Unshifted logits of every verdict on an observation of a known target."""
         target = TARGETS.index(understand(observation.instruction).target or "")
-        seen = self._look(observation, target)
+        seen = self._look((observation, target)).seen
         first = torch.tensor([[self.words.id("<think>"), 0]])
         logits = self.network.write(seen, first)[0][0, 1]
         return {verdict: float(logits[self.words.id(verdict)]) for verdict in VERDICTS.values()}
@@ -156,53 +169,55 @@ class EmbeddedPolicy:
 
     def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
         """One text per observation, in order; independent of what else is in the batch."""
-        replies: list[PolicyReply] = []
-        for first in range(0, len(observations), CHUNK):
-            replies += self._chunk(observations[first : first + CHUNK])
-        return replies
-
-    def fingerprint(self) -> Mapping[str, Any]:
-        """Name, weights and temperature."""
-        return {"name": self.name, "weights": self._weights_id, "temperature": self._temperature}
-
-    # --- one chunk ---
-
-    def _chunk(self, observations: Sequence[Observation]) -> list[PolicyReply]:
         began = time.perf_counter()
         targets = [understand(item.instruction).target for item in observations]
         errors = [_fault(item, target) for item, target in zip(observations, targets, strict=True)]
-        good = [index for index, error in enumerate(errors) if error is None]
-        texts: dict[int, tuple[str, tuple[int, ...]]] = {}
-        if good:
-            rows = [TARGETS.index(targets[index] or "") for index in good]
-            written = self._write([observations[index] for index in good], rows)
-            texts = dict(zip(good, written, strict=True))
-        share = (time.perf_counter() - began) / len(observations)
+        good = [
+            (item, TARGETS.index(target or ""))
+            for item, target, error in zip(observations, targets, errors, strict=True)
+            if error is None
+        ]
+        looks = in_lanes(self._look, good)
+        chunks = [looks[first : first + CHUNK] for first in range(0, len(looks), CHUNK)]
+        texts = itertools.chain.from_iterable(in_lanes(self._write, chunks))
+        share = (time.perf_counter() - began) / max(1, len(observations))
         return [
-            PolicyReply(error=error, seconds=share)
-            if error is not None
-            else PolicyReply(texts[index][0], None, len(texts[index][1]), share, texts[index][1])
-            for index, error in enumerate(errors)
+            PolicyReply(error=error, seconds=share) if error is not None else self._reply(next(texts), share)
+            for error in errors
         ]
 
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Name, weights and temperature."""
+        return {"name": self.name, "weights": self._weights_id, "temperature": self.temperature}
+
+    # --- looking, and writing side by side ---
+
     @torch.inference_mode()
-    def _write(
-        self, observations: Sequence[Observation], rows: list[int]
-    ) -> list[tuple[str, tuple[int, ...]]]:
-        """Texts and token ids. Pictures go through the encoder one by one, words side by side."""
+    def _look(self, asked: tuple[Observation, int]) -> _Look:
+        """One picture and the row of its target; one at a time, since sums depend on the batch's size."""
+        observation, target = asked
+        image = torch.from_numpy(to_square(observation.image))[None]
+        seen = self.network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
+        return _Look(observation, seen, self.network.recall(seen.memory))
+
+    @torch.inference_mode()
+    def _write(self, looks: Sequence[_Look]) -> list[tuple[str, tuple[int, ...]]]:
+        """Texts and token ids of at most CHUNK observations."""
         network = self.network
-        seen = [self._look(item, row) for item, row in zip(observations, rows, strict=True)]
-        padding = [seen[0]] * (CHUNK - len(seen))
-        memory = network.recall(torch.cat([one.memory for one in seen + padding]))
-        chances = [np.random.default_rng(item.seed) for item in observations]
-        shifts = [self.shifts(item) for item in observations]
-        tokens: list[list[int]] = [[] for _ in observations]
-        past, last = None, torch.cat([one.glance for one in seen + padding])
+        memory = [
+            (torch.cat([key for key, _ in layer]), torch.cat([value for _, value in layer]))
+            for layer in zip(*(look.memory for look in looks), strict=True)
+        ]
+        chances = [np.random.default_rng(look.observation.seed) for look in looks]
+        shifts = [self.shifts(look.observation) for look in looks]
+        tokens: list[list[int]] = [[] for _ in looks]
+        glances = torch.cat([look.seen.glance for look in looks])
+        past, last = None, F.pad(glances, (0, 0, 0, CHUNK - len(looks)))
         for position in range(LONGEST):
             logits, states, past = network.step(memory, past, last, position)
             scores = logits.numpy()  # choosing one by one is several times cheaper there
             chosen = torch.ones(CHUNK, dtype=torch.long)
-            for row, item in enumerate(observations):
+            for row, look in enumerate(looks):
                 if tokens[row] and tokens[row][-1] == 1:
                     continue
                 verdict, every = shifts[row]
@@ -210,20 +225,21 @@ class EmbeddedPolicy:
                 word = self._choose(shifted, chances[row])
                 chosen[row] = word
                 if word == self._point:
-                    cell = self._cell(seen[row], states[row : row + 1], item, chances[row])
+                    cell = self._cell(look, states[row : row + 1], chances[row])
                     word = self.words.point_id(cell)
                 tokens[row].append(word)
             if all(written[-1] == 1 for written in tokens):
                 break
             last = chosen
         return [
-            (self.words.decode(written, *item.image.shape[:2]), tuple(written))
-            for written, item in zip(tokens, observations, strict=True)
+            (self.words.decode(written, *look.observation.image.shape[:2]), tuple(written))
+            for written, look in zip(tokens, looks, strict=True)
         ]
 
-    def _look(self, observation: Observation, target: int) -> Seen:
-        image = torch.from_numpy(to_square(observation.image))[None]
-        return self.network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
+    @staticmethod
+    def _reply(written: tuple[str, tuple[int, ...]], seconds: float) -> PolicyReply:
+        text, ids = written
+        return PolicyReply(text, None, len(ids), seconds, ids)
 
     def shifts(self, observation: Observation) -> tuple[Scores, Scores]:
         """What is added to the words' logits: where the verdict stands (token 1), and at every token.
@@ -237,16 +253,16 @@ class EmbeddedPolicy:
             every[self._undo] = -np.inf
         return verdict, every
 
-    def _cell(self, seen: Seen, state: Tensor, observation: Observation, chance: np.random.Generator) -> int:
-        rows, columns = cells_inside(*observation.image.shape[:2])
-        logits = self.network.point(seen, state)
+    def _cell(self, look: _Look, state: Tensor, chance: np.random.Generator) -> int:
+        rows, columns = cells_inside(*look.observation.image.shape[:2])
+        logits = self.network.point(look.seen, state)
         inside = allowed_cells(torch.tensor([rows]), torch.tensor([columns]))
         return self._choose(logits.masked_fill(~inside, -torch.inf)[0].numpy(), chance)
 
     def _choose(self, logits: Scores, chance: np.random.Generator) -> int:
-        if self._temperature == 0:
+        if self.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64) / self._temperature
+        scaled = logits.astype(np.float64) / self.temperature
         shares = np.cumsum(np.exp(scaled - scaled.max()))
         return min(int(np.searchsorted(shares, chance.random() * shares[-1])), len(shares) - 1)
 

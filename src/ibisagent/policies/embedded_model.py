@@ -81,13 +81,14 @@ class _Layer(nn.Module):
     def forward(
         self, x: Tensor, memory: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        query, key, value = (_heads(part) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
+        rows = len(memory[0])  # those of `x` beyond are padding, for the linear layers alone
+        query, key, value = (_heads(part)[:rows] for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=past is None and x.shape[1] > 1)
-        x = x + self.out1(_joined(mixed))
-        seen = F.scaled_dot_product_attention(_heads(self.query(self.norm2(x))), *memory)
-        x = x + self.out2(_joined(seen))
+        x = x + self.out1(_joined(mixed, len(x)))
+        seen = F.scaled_dot_product_attention(_heads(self.query(self.norm2(x)))[:rows], *memory)
+        x = x + self.out2(_joined(seen, len(x)))
         return x + self.narrow(F.relu(self.wide(self.norm3(x)))), (key, value)
 
 
@@ -95,8 +96,9 @@ def _heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (_HEADS, -1)).transpose(1, 2)
 
 
-def _joined(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
+def _joined(x: Tensor, rows: int) -> Tensor:
+    joined = x.transpose(1, 2).flatten(2)
+    return joined if len(joined) == rows else F.pad(joined, (0, 0, 0, 0, 0, rows - len(joined)))
 
 
 def evidence(maps: Tensor) -> Tensor:
@@ -215,6 +217,7 @@ class EmbeddedPolicyNetwork(nn.Module):
         """One more word: logits (B x words), states (B x width) and the grown past.
 
         `last` is `Seen.glance` (B x width) at position 0, then the words just written (B int64).
+        `memory` may hold fewer rows than `last`; what comes out of the rows beyond means nothing.
         """
         x = (last if position == 0 else self.words(last))[:, None] + self.order[position]
         grown = []

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ibisagent.errors import InputError
+from ibisagent.lanes import in_lanes
 from ibisagent.targets import canonical_target
 from ibisagent.tools.cache import EmbeddingCache
 from ibisagent.tools.embedded_model import NO_MASK, OWN_LOGITS, START_MASK, EmbeddedNetwork, Features
@@ -99,6 +100,7 @@ class EmbeddedTool:
     ) -> None:
         """`calibration`: scale and shift of the score's logit; `weights_id` goes into the fingerprint."""
         self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.names = network.names
         self._weights_id = weights_id
         self._calibration = calibration
@@ -136,24 +138,18 @@ class EmbeddedTool:
         return cls(network, weights_id, (float(scale), float(shift)))
 
     def set_image(self, pictures: Sequence[Picture]) -> None:
-        for picture in pictures:
-            self._encode(picture)
+        in_lanes(self._encode, {picture.content_id: picture for picture in pictures}.values())
 
     def predict(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
         """One mask per request; the name in `instruction`, where there is one, helps."""
-        return [self._answer(request) for request in requests]
+        return in_lanes(self._answer, requests)
 
     def propose(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
         """First masks from the target's name alone; an empty mask says "not there".
 
         No mask at all where the instruction names nothing that the tool knows.
         """
-        return [
-            self._answer(ToolRequest(picture=request.picture, instruction=request.instruction))
-            if request.instruction and canonical_target(request.instruction) in self.names
-            else ToolReply()
-            for request in requests
-        ]
+        return in_lanes(self._propose, requests)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -162,6 +158,11 @@ class EmbeddedTool:
             "side": SIDE,
             "score": [round(value, 4) for value in self._calibration],
         }
+
+    def _propose(self, request: ToolRequest) -> ToolReply:
+        if not request.instruction or canonical_target(request.instruction) not in self.names:
+            return ToolReply()
+        return self._answer(ToolRequest(picture=request.picture, instruction=request.instruction))
 
     @torch.inference_mode()
     def _encode(self, picture: Picture) -> Features:
