@@ -37,6 +37,11 @@ def test_directions_need_more_than_a_different_middle():
     assert pick("left", {"a": at(20, 20), "b": at(25, 70)}, [MIDDLE]) is None, "two fit"
     assert pick("leftmost", {"a": at(20, 20), "b": at(21, 70)}, []) is None, "nearly tied"
     assert pick("leftmost", {"a": at(20, 20)}, []) is None, "furthest among one says nothing"
+    tailed = at(30, 30)
+    tailed[30, 30:95] = True
+    assert clearly_left(at(30, 70), at(60, 30)) is True
+    assert clearly_left(tailed, at(55, 70)) is None, "the middle of its box lies further right"
+    assert clearly_left(at(55, 70), tailed) is None
     reaching = at(40, 30) | at(26, 30, 3)
     reaching[30, 8:40] = True
     assert pick("leftmost", {"a": at(28, 70), "b": reaching}, []) is None, "the other one reaches further"

@@ -218,7 +218,8 @@ def _described(scene: Scene, target: str, rng: np.random.Generator) -> _Made:
         side, organ = found
         phrase = _one(words.FUNCTIONS[organ], rng)
         both = words.GROUPS[organ]
-        yield form.format(phrase, **{"is": "is"}), target, Meaning(both)  # where there is only one
+        there = target if target in scene.masks else organ  # absent, neither of the two is there
+        yield form.format(phrase, **{"is": "is"}), there, Meaning(both)
         text = form.format(f"{phrase}, on the patient's {side}", **{"is": "is"})
         yield text.replace("the the", "the"), target, Meaning(both, side=side)
     elif target in words.FUNCTIONS:

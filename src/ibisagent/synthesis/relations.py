@@ -39,6 +39,12 @@ REFERENCES: dict[Relation, int] = {
 }  # type: ignore[assignment]
 """How many structures a relation refers to."""
 
+_EXTREMES: dict[Relation, Relation] = {
+    "leftmost": "left",
+    "rightmost": "right",
+    "highest": "above",
+    "lowest": "below",
+}
 _MOST, _LITTLE = 0.9, 0.1  # shares of a structure that count as all and as nothing of it
 _STEP = 0.03  # of the longest side: what is closer together than this is a tie
 _RATIO = 1.3  # areas and gaps closer than this factor are a tie
@@ -120,17 +126,18 @@ def _beyond(first: Mask, second: Mask, axis: int) -> bool | None:
     """Whether `first` has smaller columns (axis 0 summed) or rows than `second`.
 
     Yes: most of it lies before the other's centre line and most of the other behind its own. No: next
-    to nothing of it lies before the other's centre line.
+    to nothing of it does. The middles of their boxes must agree, since people go by those too.
     """
     one, two = first.sum(axis=axis), second.sum(axis=axis)
     places = np.arange(len(one))
     centre_one, centre_two = (float((places * line).sum() / line.sum()) for line in (one, two))
     before = float(one[places < centre_two].sum() / one.sum())
     behind = float(two[places > centre_one].sum() / two.sum())
-    if before <= _LITTLE:
-        return False
     far = centre_two - centre_one >= _STEP * max(first.shape)
-    return True if before >= _MOST and behind >= _MOST and far else None
+    box_one, box_two = (int(np.flatnonzero(line)[[0, -1]].sum()) for line in (one, two))
+    if before <= _LITTLE and centre_one >= centre_two and box_one >= box_two:
+        return False
+    return True if before >= _MOST and behind >= _MOST and far and box_one < box_two else None
 
 
 def _ratio(first: Mask, second: Mask) -> bool | None:
@@ -163,15 +170,8 @@ def _extreme(relation: Relation, candidates: Mapping[str, Mask], references: Seq
         first, second = sorted(gaps, key=gaps.__getitem__)[:2]
         clear = gaps[second] >= _RATIO * gaps[first] and gaps[second] - gaps[first] >= _STEP * side
         return first if clear else None
-    turned = {
-        "leftmost": lambda mask: mask,
-        "rightmost": lambda mask: mask[:, ::-1],
-        "highest": lambda mask: mask.T,
-        "lowest": lambda mask: mask[::-1].T,
-    }[relation]
-    lines = {name: turned(mask).sum(axis=0) for name, mask in candidates.items()}
-    centres = {name: float((np.arange(len(line)) * line).sum() / line.sum()) for name, line in lines.items()}
-    edges = {name: int(np.flatnonzero(line)[0]) for name, line in lines.items()}
-    first, second = sorted(centres, key=centres.__getitem__)[:2]
-    clear = centres[second] - centres[first] >= _STEP * side and edges[first] == min(edges.values())
-    return first if clear else None
+    verdicts = {
+        name: [_holds(_EXTREMES[relation], mask, [other]) for key, other in candidates.items() if key != name]
+        for name, mask in candidates.items()
+    }
+    return next((name for name, holds in verdicts.items() if all(holds)), None)

@@ -128,7 +128,7 @@ class Work:
         if made is None:
             return plan(sample, others, self.job.teaching, seed)
         planned, todo = plan(made[0], others, self.job.teaching, seed)
-        todo.instruction = made[1]
+        todo.target, todo.instruction = made[1].wanted, made[1]
         return planned, todo
 
     def _opposed(
