@@ -22,7 +22,7 @@ from ibisagent.images.intensity import SAMPLE, Decoded, Window, to_picture
 from ibisagent.images.picture_files import quiet
 from ibisagent.types import Mask, Picture
 
-_AXES: tuple[Axis, ...] = ("sagittal", "coronal", "axial")  # perpendicular to canonical x, y, z
+SLICE_AXES: tuple[Axis, ...] = ("sagittal", "coronal", "axial")  # perpendicular to canonical x, y, z
 _IN_PLANE = {0: (2, 1), 1: (2, 0), 2: (1, 0)}  # canonical axes along rows and along columns
 
 
@@ -37,7 +37,7 @@ class Volume:
 
     def plane(self, axis: Axis, index: int) -> NDArray[Any]:
         """A slice HxW in the picture frame (radiological convention)."""
-        number = _AXES.index(axis)
+        number = SLICE_AXES.index(axis)
         taken = self.values.take(index, axis=number)  # the two other axes in order
         rows, columns = _IN_PLANE[number]
         return (taken.T if rows > columns else taken)[::-1, ::-1]
@@ -56,7 +56,7 @@ class VolumePicture:
 
     def read(self) -> Picture:
         volume = read_volume(self.path, self.channel)
-        rows, columns = _IN_PLANE[_AXES.index(self.axis)]
+        rows, columns = _IN_PLANE[SLICE_AXES.index(self.axis)]
         decoded = Decoded(
             volume.plane(self.axis, self.index),
             laterality="known" if volume.known else "assumed",
@@ -86,7 +86,7 @@ def read_volume(path: Path, channel: int = 0) -> Volume:
     """A NIfTI volume; of several in one file, the one numbered `channel`. Raises InputError."""
     try:
         with quiet():
-            image, orientation, known = _opened(path)
+            image, orientation, known = open_volume(path)
             header = image.header
             data = np.asanyarray(image.dataobj)
             slope, intercept = header.get_slope_inter()
@@ -108,7 +108,7 @@ def read_volume(path: Path, channel: int = 0) -> Volume:
     )
 
 
-def _opened(path: Path) -> tuple[Any, NDArray[np.float64], bool]:
+def open_volume(path: Path) -> tuple[Any, NDArray[np.float64], bool]:
     """The image, how its axes lie in the patient, and whether its header states that."""
     image: Any = nib.load(path)
     known = bool(image.header["sform_code"] > 0 or image.header["qform_code"] > 0)
@@ -119,9 +119,9 @@ def slice_count(path: Path, axis: Axis) -> int:
     """How many slices a volume has along an anatomical axis; only its header is read."""
     try:
         with quiet():
-            image, orientation, _ = _opened(path)
+            image, orientation, _ = open_volume(path)
             shape = (*image.shape, 1, 1, 1)
-            return int(shape[int(np.flatnonzero(orientation[:, 0] == _AXES.index(axis))[0])])
+            return int(shape[int(np.flatnonzero(orientation[:, 0] == SLICE_AXES.index(axis))[0])])
     except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
         raise InputError("a volume is a whole NIfTI file", type(error).__name__, "export it again") from None
 

@@ -3,8 +3,8 @@
 generator: {file, mask_file, img_data, trajectory: [{coords_original, mask_rle}]}; the sign of a
 click was never saved and is inferred from the true mask. converter: {"data": [{image_name,
 mask_name, caption, clicks_list: [{is_positive, coor, mask}]}]}. The recorded masks are played
-through the one loop by a tool that repeats them, with thoughts from templates. Left out: the
-generator's entries for NIfTI slices, whose orientation its files do not state.
+through the one loop by a tool that repeats them, with thoughts from templates. Slices of volumes
+are turned into our picture frame (recorded_slices.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
 
 from ibisagent.errors import IbisError, InputError
 from ibisagent.types import Click, Episode, Mask, Prompt, Sample, ToolReply, ToolRequest
+
+if TYPE_CHECKING:
+    from ibisagent.synthesis.recorded_slices import RecordedSlice
 
 _ENDS = ("", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _MAX_TEXT = 64 * 1024**2  # bytes of one mask's run lengths, unpacked
@@ -56,6 +59,7 @@ class Recorded:
     pixels: tuple[tuple[int, int], ...]  # x, y of every click
     signs: tuple[bool | None, ...]  # None: not saved
     masks: tuple[Any, ...]  # as written
+    slice: RecordedSlice | None = None  # where picture and truth are volumes
 
 
 def run(command: Import) -> int:
@@ -105,8 +109,11 @@ def _entry(entry: Any) -> Recorded:
 
 
 def _from_generator(entry: Mapping[str, Any]) -> Recorded:
-    if entry.get("type", "img") != "img":
-        raise InputError("trajectories on pictures are imported", repr(entry["type"]), "make them anew")
+    from ibisagent.synthesis.recorded_slices import RecordedSlice
+
+    kind = entry.get("type", "img")
+    if kind not in ("img", "nii"):
+        raise InputError("a trajectory is of type img or nii", repr(kind)[:40], "leave it out")
     steps = entry["trajectory"]
     return Recorded(
         picture=str(entry["file"]),
@@ -116,6 +123,7 @@ def _from_generator(entry: Mapping[str, Any]) -> Recorded:
         pixels=tuple((int(step["coords_original"][0]), int(step["coords_original"][1])) for step in steps),
         signs=(None,) * len(steps),
         masks=tuple(step["mask_rle"] for step in steps),
+        slice=RecordedSlice.of(entry["nii_data"]) if kind == "nii" else None,
     )
 
 
@@ -199,15 +207,25 @@ def play(recorded: Recorded, command: Import, where: str) -> Episode:
     from ibisagent.masks import iou
     from ibisagent.policies.scripted import fixed
     from ibisagent.rollout import collect, rollout
+    from ibisagent.synthesis.recorded_slices import SliceFrame
     from ibisagent.synthesis.trajectories import UNREACHED, reached
     from ibisagent.targets import canonical_target
 
     if not recorded.pixels:
         raise InputError("a trajectory has clicks", "none", "leave it out")
-    picture = load_picture(_find(recorded.picture, command.pictures, command.source, "picture"))
-    shape = (picture.height, picture.width)
-    truth = _truth(recorded, command, shape)
-    masks = [decode_recorded_mask(code, shape) for code in recorded.masks]
+    file = _find(recorded.picture, command.pictures, command.source, "picture")
+    if recorded.slice is None:
+        picture = load_picture(file)
+        shape = (picture.height, picture.width)
+        truth = _truth(recorded, command, shape)
+        masks = [decode_recorded_mask(code, shape) for code in recorded.masks]
+    else:
+        frame = SliceFrame(file, recorded.slice)
+        picture = frame.picture()
+        shape = (picture.height, picture.width)
+        truth = frame.truth(_find(recorded.truth, command.masks, command.source, "true mask"))
+        masks = [frame.mask(decode_recorded_mask(code, frame.drawn_shape)) for code in recorded.masks]
+        recorded = replace(recorded, pixels=tuple(frame.pixel(x, y) for x, y in recorded.pixels))
     target = command.target or canonical_target(recorded.caption or "")
     if recorded.caption is None and target is None:
         raise InputError("something must say what the masks show", "no caption", 'add --target "liver"')
