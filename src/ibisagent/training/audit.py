@@ -258,23 +258,16 @@ class _Remembered:
 def estimate(values: Sequence[float], sets: Sequence[str], patients: Sequence[str], seed: int) -> Estimate:
     """Mean over cases with the 95 % percentile bootstrap over patients, stratified by set.
 
-    The three sequences run in parallel, one entry a case, at least one. Patients are drawn with
-    replacement within their set and bring all their cases.
+    The three sequences run in parallel, one entry a case, at least one. With a single patient both
+    ends are the mean.
     """
-    from ibisagent.seeding import generator_for
+    from ibisagent.evaluation.intervals import Resampler, mean, mean_columns
 
-    generator = generator_for(seed, "audit interval")
-    clusters: dict[str, dict[str, list[float]]] = {}
-    for value, dataset, patient in zip(values, sets, patients, strict=True):
-        clusters.setdefault(dataset, {}).setdefault(patient, []).append(value)
-    totals, counts = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
-    for dataset in sorted(clusters):
-        groups = [clusters[dataset][patient] for patient in sorted(clusters[dataset])]
-        drawn = generator.integers(len(groups), size=(RESAMPLES, len(groups)))
-        totals += np.array([sum(group) for group in groups])[drawn].sum(axis=1)
-        counts += np.array([len(group) for group in groups])[drawn].sum(axis=1)
-    low, high = np.quantile(totals / counts, [0.025, 0.975])
-    return Estimate(float(np.mean(values)), float(low), float(high))
+    found = Resampler(sets, patients, RESAMPLES, seed).interval(mean_columns(values), mean)
+    assert found.value is not None, "there is at least one case"
+    if found.low is None or found.high is None:  # a single patient
+        return Estimate(found.value, found.value, found.value)
+    return Estimate(found.value, found.low, found.high)
 
 
 def summarise(rule: str, played: Sequence[Played], seed: int) -> Row:
