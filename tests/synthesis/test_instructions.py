@@ -232,7 +232,7 @@ def test_what_the_embedded_policy_reads(cases):
 
 def sample_of(target, truth, shape=(120, 120)):
     picture = Picture(np.zeros((*shape, 3), np.uint8))
-    return Sample(f"SET/1/{target}", picture, "", target, truth, dataset="SET", modality="CT", site="abdomen")
+    return Sample(f"SET/1/{target}", picture, "", target, truth, dataset="SET", modality="CT", site="Abdomen")
 
 
 def test_kinds_come_by_their_shares_and_others_step_in():

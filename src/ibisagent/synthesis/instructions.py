@@ -117,7 +117,7 @@ def scene_of(samples: Sequence[Sample], absent: Collection[str] = (), *, sagitta
         absent=frozenset(absent)
         | {name for name, truth in truths if name and truth is not None and not truth.any()},
         modality=first.modality or first.picture.modality,
-        site=first.site,
+        site=first.site.lower() if first.site else None,
         known_sides=first.picture.laterality == "known",
         sagittal=sagittal,
     )
