@@ -101,6 +101,9 @@ def _turn_card(turn: Turn, before: Pixels) -> str:
     score = "" if turn.score is None else f", score {turn.score:.2f}"
     times = f"Policy {turn.policy_seconds:.2f} s, tool {turn.tool_seconds:.2f} s."
     lines.append(f'<p class="small">After it: {size}{score}. {times}</p>')
+    if turn.rewards:
+        parts = ", ".join(f"{escape(name)} {value:+.3f}" for name, value in turn.rewards.items())
+        lines.append(f'<p class="small">Rewards: {parts}.</p>')
     for attempt in turn.attempts:
         fault = attempt.failure or attempt.format_fault
         summary = "text as written" + (f" ({escape(str(fault))})" if fault else "")

@@ -13,9 +13,11 @@ the finished rollouts.
                 environment_factory=environment_factory(samples, tool, settings))
 
 What TRL does and nothing here can change: a rollout that ended without Terminate (turn limit, repeated
-click) writes one reply more, which trains and counts for nothing; the tail beyond
-`max_completion_length` is cut silently, pictures included, so give it room for every turn; sampled
-picture tokens are not stopped (set `generation_kwargs={"suppress_tokens": ...}`).
+click) writes one reply more, which counts for nothing and yet is trained; the tail beyond
+`max_completion_length` is cut silently, pictures included, so give it room for every turn; of the
+picture tokens it keeps only the image token from being sampled (for the others set
+`generation_kwargs={"suppress_tokens": [...]}`); a text has no limit of its own (set `max_new_tokens`
+there too).
 """
 
 from __future__ import annotations

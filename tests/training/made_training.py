@@ -1,0 +1,58 @@
+"""A small data set, trajectories of it, and runs that are small enough for tests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from synthesis.made_data import make_set
+
+from ibisagent.synthesis import synthesize
+from ibisagent.training.grpo import TrainRl
+from ibisagent.training.optimiser import Optimisation
+from ibisagent.training.policy import PolicyToTrain
+from ibisagent.training.sft import TrainSft
+
+PICTURES = 16  # so that one is of a validation patient
+
+
+def make_trajectories(folder: Path) -> Path:
+    """Trajectories of all kinds with the classical tool."""
+    data = make_set(folder / "data", PICTURES)
+    out = folder / "trajectories"
+    assert synthesize.run(synthesize.Synthesize(data, out, tool="classical", keep_unreached=True)) == 0
+    return out
+
+
+def sft(data: Path, out: Path, **changes: Any) -> TrainSft:
+    """A run of four steps on four texts each."""
+    optimisation = Optimisation(lr=1e-4, micro_batch=2, save_every=1)
+    command = TrainSft(data, out, steps=4, batch=4, optimisation=optimisation)
+    return replace(command, **changes)
+
+
+def rl(data: Path, out: Path, **changes: Any) -> TrainRl:
+    """A run of three rounds of two groups of three with the embedded pair, encoder frozen."""
+    command = TrainRl(
+        data,
+        out,
+        tool="classical",
+        steps=3,
+        groups=2,
+        group=3,
+        max_turns=3,
+        validate_every=2,
+        validate_per_set=2,
+        record_every=2,
+        model=PolicyToTrain(freeze_vision=True),
+        optimisation=Optimisation(lr=1e-4, micro_batch=4, save_every=1, schedule="constant"),
+    )
+    return replace(command, **changes)
+
+
+def curve(out: Path, *names: str) -> list[tuple[float, ...]]:
+    """The named columns of a run's metrics, step by step."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [tuple(json.loads(line)[name] for name in ("step", *names)) for line in lines]
