@@ -25,6 +25,7 @@ from pathlib import Path
 import tyro
 
 from ibisagent.evaluation.compare import Compare, compare
+from ibisagent.evaluation.compare_report import comparison_html
 from ibisagent.evaluation.summary import equal_part
 
 MOST_SECONDS, MOST_MEGABYTES, MOST_RATIO = 480.0, 3000.0, 2.1
@@ -247,10 +248,9 @@ def pages(config: Config) -> None:
     control.write_text('<img src="http://example.invalid/x.png"><script>console.error("seen")</script>')
     console, asked = opened(browser, control, folder)
     verdict("the check sees a request and an error", bool(console) and bool(asked), f"control: {asked}")
-    from ibisagent.evaluation.compare import run as compare_run
-
-    compare_run(Compare(config.out / "whole", config.out / "killed", out=folder / "compared"))
-    for page in (config.out / "whole" / "report.html", folder / "compared" / "comparison.html"):
+    pair = compare(Compare(config.out / "whole", config.out / "killed"))
+    (folder / "comparison.html").write_text(comparison_html(pair), encoding="utf-8")
+    for page in (config.out / "whole" / "report.html", folder / "comparison.html"):
         console, asked = opened(browser, page, folder)
         verdict(
             f"{page.name} opens offline, console empty", not console and not asked,

@@ -103,6 +103,10 @@ def test_instructions_keep_or_contradict_what_is_shown() -> None:
         Perturbation("wrong-place")(sample).instruction == "Find the liver in the lower right of this image."
     )
     assert "shows no liver" in Perturbation("denied")(sample).instruction
+    nothing = Perturbation("contradictory")(sample)
+    assert nothing.truth is not None and not nothing.truth.any() and "leave out" in nothing.instruction
+    sided = Perturbation("contradictory")(replace(sample, target="left kidney")).instruction
+    assert sided == "Find the left kidney on the patient's right side." and not understand(sided).known
     with pytest.raises(InputError, match="targets with names"):
         Perturbation("paraphrase")(make(TRUTH, target=None))
 

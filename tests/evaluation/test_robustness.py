@@ -27,10 +27,12 @@ def truths(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_table_compares_every_perturbation_with_the_plain_run(data: Path, tmp_path: Path) -> None:
-    command = Robustness(data, out=tmp_path, kinds=("rotation", "denied", "wrong-first-click"), pair=PAIR)
+    command = Robustness(
+        data, out=tmp_path, kinds=("rotation", "denied", "contradictory", "wrong-first-click"), pair=PAIR
+    )
     table = robustness(command)
     rows = {row["name"]: row for row in table["rows"]}
-    assert list(rows) == ["plain", "rotation", "denied", "wrong-first-click"]
+    assert list(rows) == ["plain", "rotation", "denied", "contradictory", "wrong-first-click"]
     plain, turned = truths(tmp_path / "plain"), truths(tmp_path / "rotation-1")
     assert plain.keys() == turned.keys() and not any(np.array_equal(plain[k], turned[k]) for k in plain)
     change = rows["rotation"]["minus_reference"]["mean IoU"]
@@ -38,6 +40,8 @@ def test_the_table_compares_every_perturbation_with_the_plain_run(data: Path, tm
     values = [rows[name]["metrics"]["mean IoU"]["value"] for name in ("plain", "rotation")]
     assert change["difference"] == pytest.approx(values[1] - values[0])
     assert rows["denied"]["minus_reference"]["mean IoU"]["difference"] == 0.0  # the oracle does not read
+    nothing = rows["contradictory"]["metrics"]["contradictory words: refused or empty"]
+    assert (nothing["value"], nothing["n"]) == (1.0, 8), "the oracle knows that nothing is asked for"
     assert rows["wrong-first-click"]["metrics"]["first click inside"]["value"] == 0.0
     assert json.loads((tmp_path / "robustness.json").read_text()) == table
     assert (tmp_path / "rotation-1" / "report.html").stat().st_size > 1000

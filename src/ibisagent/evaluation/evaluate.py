@@ -48,7 +48,7 @@ class Evaluate:
     """targets that are not asked for"""
     perturb: str | None = None
     """change every picture or instruction: noise, blur, contrast, rotation, shift, paraphrase, wrong-place,
-    denied or wrong-first-click"""
+    denied, contradictory or wrong-first-click"""
     strength: float = 1.0
     """of --perturb; 0 changes nothing"""
     instruction: str = "Find the {target} in this image."

@@ -269,7 +269,8 @@ class Builder:
     def presence(self) -> None:
         """Is the target there at all? Positive means present; a failed case is left out.
 
-        Hard and easy absent targets (see `cases`) are also reported apart.
+        Hard and easy absent targets (see `cases`) are also reported apart, and so are contradictory
+        words, to which a refusal is as good an answer as an empty mask.
         """
         rows, reasons = [], []
         for case in self._cases:
@@ -313,12 +314,28 @@ class Builder:
                 lambda s: metrics.mcc(s[..., 0], s[..., 1], s[..., 2], s[..., 3]),
                 why,
             )
+        if "contradictory" in kinds:
+            nothing = [_nothing(case) for case in self._cases]
+            why = [
+                case.unreadable or ("" if value is not None else f"{case.absence or 'present'} or failed")
+                for case, value in zip(self._cases, nothing, strict=True)
+            ]
+            self.add("contradictory words: refused or empty", mean_columns(nothing), mean, why)
         values = self.overlaps("iou")
         why = [
             case.unreadable or ("" if value is not None else self._missing(case) or "both masks empty")
             for case, value in zip(self._cases, values, strict=True)
         ]
         self.add("IoU with absent targets", mean_columns(values), mean, why)
+
+
+def _nothing(case: CaseScore) -> float | None:
+    """Whether contradictory words got nothing; None for other cases and for failures."""
+    if case.absence != "contradictory":
+        return None
+    if case.predicted_pixels is None:
+        return 1.0 if case.status == "unsupported_target" else None
+    return float(case.predicted_pixels == 0)
 
 
 def _predicted(case: CaseScore) -> int:

@@ -4,6 +4,11 @@ Parameters are drawn first (`draw`, seeded by picture and kind) and applied afte
 a change can be looked at, repeated and tested. Picture and true mask are changed alike; strength 0
 changes nothing, 1 is what tables are made with. All targets of a picture get the same draw, unless
 less than half of the target would be left in the picture; then the next draw is taken.
+
+Words: paraphrase asks for the same in other words. wrong-place names a corner where the target is
+not, denied adds that the picture does not show it; the target is there, so its mask stays the truth.
+contradictory words name nothing that can be there (the left kidney on the patient's right; the
+liver without the liver): nothing is the right answer, and a refusal is as good.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from ibisagent.types import Mask, Observation, Picture, Pixels, Policy, PolicyRe
 
 KINDS = (
     "noise", "blur", "contrast", "rotation", "shift",
-    "paraphrase", "wrong-place", "denied", "wrong-first-click",
+    "paraphrase", "wrong-place", "denied", "contradictory", "wrong-first-click",
 )  # fmt: skip
 
 NOISE = 15.0  # grey values of 255, standard deviation
@@ -35,6 +40,7 @@ MOVE = 0.15  # of each side, either way, uniform
 CROP = 0.10  # of each side that is cut off at each edge at most
 KEPT = 0.5  # of the target that a shift or rotation must leave in the picture
 _TRIES = 20
+_OTHER_SIDE = {"left": "right", "right": "left"}
 _MOST = 5.0  # strength
 
 PARAPHRASES = (
@@ -142,10 +148,14 @@ class Wording:
     """Another instruction."""
 
     instruction: str
+    nothing: bool = False  # it asks for what cannot be there
 
     def apply(self, sample: Sample) -> Sample:
-        """`sample` with another instruction."""
-        return replace(sample, instruction=self.instruction)
+        """`sample` with another instruction and, where that asks for nothing, an empty true mask."""
+        truth = sample.truth
+        if self.nothing and truth is not None:
+            truth = np.zeros_like(truth)
+        return replace(sample, instruction=self.instruction, truth=truth)
 
 
 Change: TypeAlias = Noise | Blur | Contrast | Placement | Wording
@@ -177,6 +187,8 @@ def draw(kind: str, sample: Sample, strength: float = 1.0, seed: int = 0) -> Cha
         )
     if kind == "paraphrase":
         return Wording(PARAPHRASES[int(rng.integers(len(PARAPHRASES)))].format(target=sample.target))
+    if kind == "contradictory":
+        return Wording(_contradiction(sample.target), nothing=True)
     if kind == "denied":
         return Wording(f"Find the {sample.target}, though this image shows no {sample.target}.")
     return Wording(f"Find the {sample.target} in the {_elsewhere(sample.truth)} of this image.")
@@ -202,6 +214,13 @@ def _placement(
         if kept >= KEPT:
             return drawn
     return Placement(zoom=min(1.0, zoom))
+
+
+def _contradiction(target: str) -> str:
+    side, _, organ = target.partition(" ")
+    if organ and side in _OTHER_SIDE:
+        return f"Find the {side} {organ} on the patient's {_OTHER_SIDE[side]} side."
+    return f"Find the {target}, but leave out all of the {target}."
 
 
 def _elsewhere(truth: Mask | None) -> str:

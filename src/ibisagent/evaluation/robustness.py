@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA = "ibisagent.robustness/1"
-SHOWN = ("set-macro IoU", "mean IoU", "first click inside", "turns", *PRESENCE)
+WORDS = "contradictory words: refused or empty"
+SHOWN = ("set-macro IoU", "mean IoU", "first click inside", "turns", *PRESENCE, WORDS)
 
 
 @dataclass(frozen=True)

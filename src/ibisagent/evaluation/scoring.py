@@ -25,6 +25,9 @@ _CONFIDENCE = re.compile(
 )
 
 
+Absence = Literal["hard", "easy", "contradictory"]  # see `cases`, and `perturb` for the words
+
+
 @dataclass(frozen=True)
 class Surface:
     """Surface distances of one case."""
@@ -48,7 +51,7 @@ class CaseScore:
     patient: str  # hash; cases of one patient are drawn together
     unreadable: str = ""  # why there is no episode; all below is then meaningless
     present: bool = True  # the true mask is not empty
-    absence: Literal["", "hard", "easy"] = ""  # of an absent target, see `cases`
+    absence: Absence | Literal[""] = ""  # why the true mask is empty
     status: str = ""
     outcome: str = ""
     truth_pixels: int = 0
@@ -100,9 +103,7 @@ class CaseScore:
 _CLICKS = (str(Verb.POSITIVE), str(Verb.NEGATIVE), str(Verb.BOX))
 
 
-def score(
-    sample: Sample, patient: str, episode: Episode, absence: Literal["hard", "easy"] = "hard"
-) -> CaseScore:
+def score(sample: Sample, patient: str, episode: Episode, absence: Absence = "hard") -> CaseScore:
     """Score one finished episode. `sample.truth` must be known; `patient` is already hashed.
 
     `absence` says how hard an absent target is; where the target is present it is not used.

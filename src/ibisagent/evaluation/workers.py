@@ -98,7 +98,8 @@ def run_here(tasks: Iterable[Task], work: Work) -> Iterator[Mark | Done]:
         if event.episode is not None:
             name = event.sample.sample_id
             task = origins.pop(name)
-            absence = task.absence(event.sample.target)
+            words = work.change is not None and work.change.kind == "contradictory"
+            absence = "contradictory" if words else task.absence(event.sample.target)
             scored = scoring.score(event.sample, task.patient, event.episode, absence)
             episode = json.loads(episode_line(replace(event.episode, truth=truths.pop(name)), "none"))
             line = _line({**scoring.to_record(scored), "episode": episode})
