@@ -30,8 +30,8 @@ def make_log(folder: Path) -> Path:
 
     from conftest import disc
 
-    from ibisagent.environment import Settings
     from ibisagent.episodes import write_episodes
+    from ibisagent.settings import Settings
     from ibisagent.synthesis.trajectories import Mix, Teaching, plan, trajectories
     from ibisagent.tools.classical import ClassicalTool
     from ibisagent.types import BASE_VERBS, Picture, Sample, Verb

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from ibisagent import render
-from ibisagent.environment import Environment, Settings
+from ibisagent.environment import Environment
 from ibisagent.errors import InputError
 from ibisagent.rollout import collect, rollout
 from ibisagent.seeding import seed_for
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import (
     BASE_VERBS,

@@ -8,12 +8,12 @@ import pytest
 from make_golden import TEXTS, golden_episode
 
 from ibisagent.cli import main
-from ibisagent.environment import Settings
 from ibisagent.episodes import check_actions, from_record, read_episodes, to_record, write_episodes
 from ibisagent.errors import EpisodeFormatError
 from ibisagent.policies.scripted import fixed
 from ibisagent.replay import observed_pictures, replay
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import Click, Episode, EpisodeStatus, Outcome, ParseFailure, Sample, Terminate, Undo
 

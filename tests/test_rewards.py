@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibisagent.actions import click_at, format_text
-from ibisagent.environment import Settings
 from ibisagent.episodes import read_episodes, write_episodes
 from ibisagent.errors import InputError
 from ibisagent.policies.scripted import RULES, ScriptedPolicy, fixed
@@ -26,6 +25,7 @@ from ibisagent.rewards import (
     with_rewards,
 )
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import (
     BASE_VERBS,

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from test_episodes import same
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError, PolicyError, ToolError
 from ibisagent.masks import iou
 from ibisagent.policies.scripted import RULES, ScriptedPolicy, noisy_oracle
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import (
     BASE_VERBS,

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError
 from ibisagent.images import load_mask, load_picture
 from ibisagent.policies import PolicyOptions, load_policy
 from ibisagent.rollout import Event, check_pair, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools import load_tool
 from ibisagent.types import Episode, EpisodeStatus, Mask, Outcome, Picture, Policy, Sample, Tool, Turn
 

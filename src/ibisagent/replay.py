@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 
 from ibisagent import render
-from ibisagent.environment import Settings
 from ibisagent.episodes import check_actions
 from ibisagent.errors import EpisodeFormatError
 from ibisagent.fingerprint import differences
 from ibisagent.masks import iou
 from ibisagent.policies.scripted import fixed
 from ibisagent.rollout import collect, host_record, rollout
+from ibisagent.settings import Settings
 from ibisagent.types import Episode, EpisodeStatus, Mask, Pixels, Sample, Tool, Verb, View
 
 SAME_MACHINE = ("python", "platform", "numpy", "torch", "threads")

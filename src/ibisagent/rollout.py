@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ibisagent.environment import Environment, Settings
+from ibisagent.environment import Environment
 from ibisagent.errors import InputError, PolicyError, ToolError
 from ibisagent.fingerprint import fingerprint
+from ibisagent.settings import Settings
 from ibisagent.types import (
     Episode,
     EpisodeStatus,

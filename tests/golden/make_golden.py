@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ibisagent.environment import Settings
 from ibisagent.episodes import write_episodes
 from ibisagent.policies.scripted import fixed
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import BASE_VERBS, Episode, Picture, Sample, Verb
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError, MissingExtraError
 from ibisagent.masks import iou
 from ibisagent.policies.chat import ChatPolicy, parse_chat_spec
 from ibisagent.policies.chat_client import MAX_ANSWER_BYTES, is_loopback, retry_after
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import BASE_VERBS, EpisodeStatus, Message, Observation, Outcome, Policy
 

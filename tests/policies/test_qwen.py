@@ -14,7 +14,6 @@ from tiny_qwen import SPECIAL_TOKENS, write_checkpoint
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError, MissingExtraError
 from ibisagent.policies.qwen import QwenPolicy, draw_tokens, reply_draws
 from ibisagent.policies.qwen_processor import (
@@ -25,6 +24,7 @@ from ibisagent.policies.qwen_processor import (
     prompt_text,
 )
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import BASE_VERBS, EpisodeStatus, Message, Observation, Policy, Verb
 

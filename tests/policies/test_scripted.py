@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from ibisagent.actions import parse
-from ibisagent.environment import Environment, Settings
+from ibisagent.environment import Environment
 from ibisagent.errors import InputError
 from ibisagent.policies import load_policy
 from ibisagent.policies.human import HumanPolicy, text_of
 from ibisagent.policies.scripted import RULES, ScriptedPolicy
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.types import (
     BASE_VERBS,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import disc
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError
 from ibisagent.policies.scripted import RULES, ScriptedPolicy
 from ibisagent.rewards import PAPER, SHAPED, Profile
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.training import audit
 from ibisagent.training.audit import Estimate, Played, Row, TrainAudit, cheats_that_win, draw_cases, estimate

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_episodes import same
 
-from ibisagent.environment import Settings
 from ibisagent.episodes import read_episodes
 from ibisagent.errors import InputError, ToolError
 from ibisagent.policies.scripted import ScriptedPolicy, noisy_oracle
 from ibisagent.replay import settings_of, view_of
 from ibisagent.rewards import PAPER, PROFILES, SHAPED, Exclusion, score_episode
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.training.driver import Driver, EnginePolicy
 from ibisagent.types import (

@@ -9,12 +9,12 @@ import pytest
 from policies.tiny_qwen import write_checkpoint
 from transformers.utils.chat_parsing import parse_response
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError, ToolError
 from ibisagent.policies.qwen_processor import load_processor, prompt_text
 from ibisagent.policies.scripted import ScriptedPolicy, noisy_oracle
 from ibisagent.rewards import PAPER, score_episode
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.training.trl import (
     OVER,

@@ -11,11 +11,11 @@ import yaml
 from conftest import disc
 from synthesis.made_data import make_set
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError, MissingExtraError, ToolError
 from ibisagent.policies.scripted import fixed
 from ibisagent.rewards import SHAPED, score_episode
 from ibisagent.rollout import collect, rollout
+from ibisagent.settings import Settings
 from ibisagent.tools.classical import ClassicalTool
 from ibisagent.training import verl as adapter
 from ibisagent.training.verl import IbisAgentLoop, chat_messages, compute_score, settings_from

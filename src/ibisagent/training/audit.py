@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ibisagent.datasets.biomedparse import PictureRecord
-    from ibisagent.environment import Settings
+    from ibisagent.settings import Settings
     from ibisagent.types import Episode, Prompt, Sample, Tool, ToolReply, ToolRequest
 
 ORACLE = "oracle"
@@ -97,8 +97,8 @@ def run(command: TrainAudit) -> int:
     from rich.progress import track
 
     from ibisagent.datasets.biomedparse import data_root
-    from ibisagent.environment import Settings
     from ibisagent.policies.scripted import RULES
+    from ibisagent.settings import Settings
     from ibisagent.tools import load_tool
     from ibisagent.types import BASE_VERBS, Verb
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ibisagent.environment import Environment, Settings
+from ibisagent.environment import Environment
 from ibisagent.errors import InputError, ToolError
 from ibisagent.fingerprint import fingerprint
 from ibisagent.rewards import SHAPED, EpisodeReward, Profile, score_episode
 from ibisagent.rollout import check_pair, host_record
+from ibisagent.settings import Settings
 from ibisagent.types import (
     Episode,
     EpisodeStatus,

@@ -28,8 +28,8 @@ from ibisagent.training.policy import POLICY, PolicyToTrain
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ibisagent.environment import Settings
     from ibisagent.rewards import EpisodeReward, Profile
+    from ibisagent.settings import Settings
     from ibisagent.training.optimiser import Optimiser
     from ibisagent.training.samples import Drawer
     from ibisagent.training.trainable import Collated, Example, Trainable
@@ -50,8 +50,8 @@ class TrainRl:
     """folder of the run; the same command continues one that was stopped"""
     tool: str = "embedded"
     """the tool that answers the clicks, as for segment"""
-    start: Literal["auto", "none", "proposal"] = "auto"
-    """where episodes begin; auto: from a proposal where the tool takes text"""
+    start: Literal["auto", "none", "proposal", "both"] = "auto"
+    """where episodes begin; auto: from a proposal where the tool takes text; both: by turns, round by round"""
     steps: int = 100
     """rounds of rollouts"""
     groups: int = 16
@@ -230,18 +230,19 @@ class Round:
 
     def __init__(self, command: TrainRl, trainable: Trainable) -> None:
         """Raises InputError for data, a tool or options that cannot be used."""
-        from ibisagent.environment import Settings
         from ibisagent.rollout import check_pair
+        from ibisagent.settings import Settings
         from ibisagent.tools import load_tool
         from ibisagent.training.samples import Drawer
 
         self.command, self.trainable = command, trainable
         self.tool: Tool = load_tool(command.tool, device=command.model.device)
-        start = command.start
-        if start == "auto":
-            start = "proposal" if "text" in self.tool.prompts else "none"
+        hears = "text" in self.tool.prompts
         self.settings: Settings = Settings(
-            max_turns=command.max_turns, history=command.history, start=start, verbs=trainable.policy.verbs
+            max_turns=command.max_turns,
+            history=command.history,
+            start="none" if command.start == "none" or (command.start == "auto" and not hears) else "proposal",
+            verbs=trainable.policy.verbs,
         )
         check_pair(trainable.policy, self.tool, self.settings)
         seed = command.optimisation.seed
@@ -257,6 +258,8 @@ class Round:
 
         seed = seed_for(self.command.optimisation.seed, "rollouts", number)
         settings = replace(self.settings, seed=seed)
+        if self.command.start == "both" and number % 2:
+            settings = replace(settings, start="none")
         wanted = len(range(optimiser.rank, self.command.groups, optimiser.world)) or 1
         kept: list[list[Played]] = []
         spare: list[list[Played]] = []
@@ -305,10 +308,10 @@ class Round:
         """Greedy episodes on the validation patients: set-macro and mean IoU, reward, turns."""
         from dataclasses import replace
 
-        from ibisagent.environment import Settings
         from ibisagent.masks import iou
         from ibisagent.rewards import score_episode
         from ibisagent.rollout import collect, rollout
+        from ibisagent.settings import Settings
 
         settings = replace(self.settings, max_turns=Settings().max_turns, seed=0)
         samples = self.drawer.validation(self.command.validate_per_set, optimiser.rank, optimiser.world)

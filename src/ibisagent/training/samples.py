@@ -85,9 +85,9 @@ class Drawer:
 
     def oracle_episodes(self, tool: Tool, per_set: int = 40) -> Iterator[Episode]:
         """The oracle's episodes on training cases, which say what can be reached with this tool."""
-        from ibisagent.environment import Settings
         from ibisagent.policies.scripted import RULES, ScriptedPolicy
         from ibisagent.rollout import collect, rollout
+        from ibisagent.settings import Settings
 
         for pool in self._present:
             for task, target in pool[:: max(1, len(pool) // per_set)]:

@@ -26,9 +26,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError
 from ibisagent.rewards import SHAPED, Profile
+from ibisagent.settings import Settings
 from ibisagent.training.driver import VLM_VIEW, Driver, EnginePolicy
 from ibisagent.types import Message, Sample, Tool, View
 

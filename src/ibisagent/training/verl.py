@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ibisagent.environment import Settings
 from ibisagent.errors import InputError, MissingExtraError, ToolError
 from ibisagent.rewards import PROFILES, EpisodeReward
+from ibisagent.settings import Settings
 from ibisagent.training.driver import Driver, EnginePolicy
 from ibisagent.training.verl_rows import read_sample
 from ibisagent.types import BASE_VERBS, Episode, Message, Tool, Verb
