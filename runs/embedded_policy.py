@@ -299,10 +299,10 @@ def main(config: Config) -> None:
     root = data_root(config.data)
     words = Words.build()
     network = EmbeddedPolicyNetwork(len(TARGETS), len(words.entries)).to(memory_format=torch.channels_last)
-    if config.encoder:
-        borrow_encoder(network, config.encoder)
     if config.begin:
         begin_with(network, config.begin)
+    if config.encoder:
+        borrow_encoder(network, config.encoder)
     average = copy.deepcopy(network)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]

@@ -1,0 +1,139 @@
+"""What the experiments of this folder share: arms that are trained and measured alike, and a table.
+
+An arm is a name and options of `ibisagent train rl`. Every arm is trained with every seed, then
+measured by `ibisagent evaluate`; all steps continue where they were stopped. Differences to the
+first arm are paired by case, seeds pooled, with the bootstrap over patients of `evaluation`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ibisagent.evaluation.intervals import (
+    Interval,
+    Resampler,
+    grouped_columns,
+    mean,
+    mean_columns,
+    mean_of_groups,
+)
+from ibisagent.evaluation.samples import read_scores
+from ibisagent.evaluation.scoring import CaseScore
+
+
+@dataclass
+class Experiment:
+    """What every arm has in common."""
+
+    data: Path
+    """folder of the data sets"""
+    out: Path
+    """folder of the experiment; the same command continues it"""
+    policy: str = "embedded"
+    """the supervised policy that training begins with"""
+    tool: str = "embedded"
+    """the tool"""
+    steps: int = 60
+    """rounds of GRPO"""
+    seeds: tuple[int, ...] = (0,)
+    """one training each"""
+    split: str = "val"
+    """what the table is measured on; test only once, when everything is chosen"""
+    start: str = "auto"
+    """where episodes begin when they are measured"""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a table."""
+
+    name: str
+    train: tuple[str, ...] | None = ()  # options of `train rl`; None: the policy as it is
+    evaluate: tuple[str, ...] = ()  # options of `evaluate`
+    policy: str | None = None  # instead of the experiment's
+
+
+def ibisagent(*arguments: object) -> None:
+    """Run a command of ours; a failure ends the experiment, and the next call continues it."""
+    command = [sys.executable, "-m", "ibisagent.cli", *map(str, arguments)]
+    done = subprocess.run(command, check=False)
+    if done.returncode not in (0, 4):  # 4: stopped early, with a reason
+        raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {done.returncode}")
+
+
+def run(experiment: Experiment, arms: Sequence[Arm]) -> str:
+    """Train and measure every arm; the table, also written to OUT/table.md."""
+    folders = {arm.name: [_arm(experiment, arm, seed) for seed in experiment.seeds] for arm in arms}
+    text = table(folders)
+    (experiment.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    return text
+
+
+def _arm(experiment: Experiment, arm: Arm, seed: int) -> Path:
+    folder = experiment.out / f"{arm.name.replace(' ', '-')}-{seed}"
+    policy = arm.policy or experiment.policy
+    if arm.train is not None:
+        ibisagent(
+            "train", "rl", experiment.data, "--out", folder, "--policy", policy, "--tool", experiment.tool,
+            "--steps", experiment.steps, "--seed", seed, *arm.train,
+        )  # fmt: skip
+        kind = policy.partition(":")[0]
+        policy = f"{kind}:{folder / 'policy'}"
+    measured = folder / f"evaluation-{experiment.split}"
+    ibisagent(
+        "evaluate", experiment.data, "--split", experiment.split, "--out", measured, "--policy", policy,
+        "--tool", experiment.tool, "--start", experiment.start, *arm.evaluate,
+    )  # fmt: skip
+    return measured
+
+
+def table(folders: dict[str, list[Path]]) -> str:
+    """Markdown: each arm's figures and its paired difference to the first, with 95 % intervals."""
+    scores = {name: [s for folder in found for s in read_scores(folder)] for name, found in folders.items()}
+    first = next(iter(scores.values()))
+    known = {score.case: score for score in first}  # seeds bring every case again
+    sets = [score.dataset for score in known.values()]
+    draw = Resampler(sets, [score.patient for score in known.values()])
+    lines = [
+        f"{len(known)} cases, {len(next(iter(folders.values())))} seed(s); 95 % intervals by bootstrap over patients",
+        "",
+        "| arm | set-macro IoU | mean IoU | turns | set-macro IoU minus the first arm's | training, s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    there = _means(first, known)
+    for name, own in scores.items():
+        here = _means(own, known)
+        macro = draw.interval(grouped_columns(here, sets), mean_of_groups)
+        plain = draw.interval(mean_columns(here), mean)
+        change = draw.difference(grouped_columns(there, sets), grouped_columns(here, sets), mean_of_groups)
+        turns = sum(score.turns for score in own) / len(own)
+        seconds = ", ".join(_seconds(folder) for folder in folders[name])
+        cells = [name, _show(macro), _show(plain), f"{turns:.2f}", _show(change, "+"), seconds]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _means(scores: Sequence[CaseScore], cases: Collection[str]) -> list[float]:
+    """The mean IoU over seeds of every case."""
+    found: dict[str, list[float]] = {case: [] for case in cases}
+    for score in scores:
+        found[score.case].append(score.iou())
+    return [sum(values) / len(values) for values in found.values()]
+
+
+def _seconds(folder: Path) -> str:
+    card = folder.parent / "training.json"
+    return f"{json.loads(card.read_text())['seconds']:.0f}" if card.exists() else "0"
+
+
+def _show(interval: Interval, sign: str = "") -> str:
+    if interval.value is None:
+        return "-"
+    span = "" if interval.low is None else f" [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+    return f"{interval.value:{sign}.3f}{span}"

@@ -1,0 +1,18 @@
+"""The paper's ablation: each of the five rewards off, and all of them, under the profile `paper`.
+
+python runs/reward_ablation.py --data DATA --out out/rewards --policy embedded:SFT/policy --seeds 0 1 2
+"""
+
+import tyro
+from arms import Arm, Experiment, run
+
+TERMS = ("S_format", "S_ans", "S_click", "S_pseg", "S_len")
+PAPER = ("--profile", "paper", "--lr", "5e-5", "--save-every", "1")
+ARMS = (
+    Arm("all five", PAPER),
+    *(Arm(f"without {term}", (*PAPER, "--without", term)) for term in TERMS),
+    Arm("SFT", train=None),
+)
+
+if __name__ == "__main__":
+    run(tyro.cli(Experiment), ARMS)

@@ -1,0 +1,15 @@
+"""How much the steps of the paper's rewards matter: fixed thresholds against those scaled per target.
+
+    python runs/thresholds.py --data DATA --out out/thresholds --policy embedded:SFT/policy --seeds 0 1 2
+
+The paper's third open question; the adaptive ones are scaled by what the oracle reaches on each target.
+"""
+
+import tyro
+from arms import Arm, Experiment, run
+
+PAPER = ("--profile", "paper", "--lr", "5e-5", "--save-every", "1")
+ARMS = (Arm("fixed", PAPER), Arm("adaptive", (*PAPER, "--adaptive")), Arm("SFT", train=None))
+
+if __name__ == "__main__":
+    run(tyro.cli(Experiment), ARMS)
