@@ -101,7 +101,8 @@ def table(folders: dict[str, list[Path]]) -> str:
     sets = [score.dataset for score in known.values()]
     draw = Resampler(sets, [score.patient for score in known.values()])
     lines = [
-        f"{len(known)} cases, {len(next(iter(folders.values())))} seed(s); 95 % intervals by bootstrap over patients",
+        f"{len(known)} cases, {len(next(iter(folders.values())))} seed(s); "
+        "95 % intervals by bootstrap over patients",
         "",
         "| arm | set-macro IoU | mean IoU | turns | set-macro IoU minus the first arm's | training, s |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -5,7 +5,8 @@
 From the tool's proposal (and from the bare picture) every verdict is tried once per case, and the
 IoU that it leads to is noted. The shifts of the verdicts' logits that would have given the best
 set-macro IoU of this one turn are stored with the weights. Left out: later turns, which
-`ibisagent evaluate DATA --split val --policy embedded:FILE` judges; shifts chosen with it are stored by `--shifts`.
+`ibisagent evaluate DATA --split val --policy embedded:FILE` judges; shifts chosen with it are
+stored by `--shifts`.
 """
 
 from __future__ import annotations

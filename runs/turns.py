@@ -7,10 +7,10 @@ import tyro
 from arms import Arm, Experiment, run
 
 COMMON = ("--lr", "5e-5", "--save-every", "1", "--start", "none")
-ARMS = tuple(
-    Arm(f"{turns} turns", (*COMMON, "--max-turns", str(turns)), ("--max-turns", str(turns)))
-    for turns in (8, 3, 2)
-) + (Arm("first click only", None, ("--max-turns", "1")),)
+ARMS = (
+    *(Arm(f"{n} turns", (*COMMON, "--max-turns", n), ("--max-turns", n)) for n in ("8", "3", "2")),
+    Arm("first click only", None, ("--max-turns", "1")),
+)
 
 if __name__ == "__main__":
     run(tyro.cli(Experiment), ARMS)
