@@ -22,6 +22,7 @@ from ibisagent.datasets.lisa import is_lisa, read_lisa
 from ibisagent.datasets.mecovqa import is_mecovqa, read_mecovqa
 from ibisagent.datasets.nnunet import is_nnunet, read_nnunet
 from ibisagent.datasets.npz import read_npz
+from ibisagent.datasets.sammed2d import is_sammed2d, read_sammed2d
 from ibisagent.datasets.segagent import is_segagent, read_segagent
 from ibisagent.errors import InputError
 
@@ -33,6 +34,7 @@ FORMATS = (
     "mecovqa",
     "lisa",
     "segagent",
+    "sam-med2d",
     "huggingface",
     "folders",
 )
@@ -92,6 +94,8 @@ def detect_format(path: Path) -> str:
         return "huggingface"
     if any(path.glob("*.npz")):
         return "npz"
+    if is_sammed2d(path):
+        return "sam-med2d"
     if is_lisa(path):
         return "lisa"
     indexes = _indexes(path)
@@ -142,6 +146,8 @@ def _read(path: Path, kind: str, options: ReadOptions) -> DataSet:
         raise InputError(f"{kind} is a folder", "a file", "name the folder")
     if kind == "nnunet":
         return read_nnunet(path, options)
+    if kind == "sam-med2d":
+        return read_sammed2d(path, options)
     return read_lisa(path, options) if kind == "lisa" else read_folders(path, options)
 
 

@@ -54,7 +54,7 @@ class Evaluate:
     instruction: str = "Find the {target} in this image."
     """what is asked; {target} is filled in"""
     format: str | None = None
-    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, huggingface or folders; else found out"""
+    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, sam-med2d, huggingface or folders; else found out"""
     target: str | None = None
     """what masks without names show, such as "skin lesion" """
     labels: tuple[str, ...] = ()
