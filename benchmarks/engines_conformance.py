@@ -174,10 +174,13 @@ class FakeServer:
 
     def __init__(self, processor: Any, config: Any) -> None:
         self.tokenizer, self.config = processor.tokenizer, config
-        self.texts: dict[int, list[str]] = {}  # by rollout
+        self.texts: dict[int, list[Any]] = {}  # by rollout: texts, or token ids as they are sampled
         self.calls: dict[int, list[tuple[list[int], list[Any], dict[str, Any]]]] = {}
         self.requests: dict[str, int] = {}
         self.fails: set[int] = set()
+
+    def written(self, text: str) -> list[int]:
+        return self.tokenizer(text)["input_ids"] + [self.tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
     async def generate(
         self, request_id: str, *, prompt_ids, sampling_params, image_data=None, **_: Any
@@ -190,7 +193,7 @@ class FakeServer:
         calls = self.calls.setdefault(place, [])
         text = self.texts[place][len(calls)]
         calls.append((list(prompt_ids), list(image_data), sampling_params))
-        ids = self.tokenizer(text)["input_ids"] + [self.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+        ids = text if isinstance(text, list) else self.written(text)
         await asyncio.sleep(0)
         step = {"global_steps": 3, "min_global_steps": 3, "max_global_steps": 3 + len(calls)}
         return TokenOutput(token_ids=ids, log_probs=[-0.5] * len(ids), extra_fields=step)
@@ -338,6 +341,7 @@ def through_verl(folder: Path, check: Checks) -> None:
             "staleness stamps", tag["min_global_steps"] == 3 and tag["max_global_steps"] == 3 + len(one.texts)
         )
     verl_faults(worker, server, queue, rows, found, check)
+    verl_odd_replies(worker, server, queue, rows, found, processor, check)
     verl_advantages(check)
     verl_single_turn(folder, found, processor, check)
 
@@ -372,6 +376,47 @@ def verl_faults(
     loaded.predict = predict  # type: ignore[method-assign]
     check("a failed tool call leaves two of three", sum(k.startswith("tool_") for k in queue.rows) == 2)
     check("its group goes on", queue.status["tool"] == "finished")
+
+
+def verl_odd_replies(
+    worker: Any, server: Any, queue: Any, rows: Any, found: list[Recording], processor: Any, check: Checks
+) -> None:
+    """Replies without an end, with a picture token in them, and a budget that is used up."""
+    [place] = [place for place, one in enumerate(found) if one.name == "noisy 0"]
+    one, stop = found[place], "<think> a </think> <action> Terminate </action> <answer> b </answer>"
+    click = "<think> a </think> <action> Positive Point (0.4, 0.4) </action>"
+    plain = processor.tokenizer(click)["input_ids"]
+
+    def play(uid: str, texts: list[Any]) -> tuple[Any, Driver]:
+        server.requests, server.calls, server.fails, server.texts = {}, {}, set(), {0: texts}
+        asyncio.run(verl_group(worker, rows[place], uid, 1))
+        return queue.rows[f"{uid}_0_0"][0], Remembered.made[-1]
+
+    def shown(texts: list[str]) -> Any:
+        return record("noisy 0", replace(one.sample, instruction=_untagged(one)), fixed(texts))
+
+    wanted = shown([click, stop])
+    for uid, first in (("cut", plain), ("pictured", [*plain, processor.image_token_id, *plain])):
+        fields, driver = play(uid, [first, stop])
+        check.masks(driver.episode(), wanted.episode, uid)
+        check(
+            "prompt tokens after an odd reply", server.calls[0][1][0] == token_ids(processor, wanted.shown[1])
+        )
+        own = fields["responses"][fields["response_mask"].bool()].tolist()
+        check("an end that was not sampled is not trained", own == [*plain, *server.written(stop)], uid)
+        made = fields["rm_scores"].sum().item()
+        check("the reward after an odd reply", bool(np.isclose(made, wanted.reward, atol=1e-6)), uid)
+    rollout_config = worker.config.actor_rollout_ref.rollout
+    before, room = rollout_config.response_length, 250  # one turn, then no room for 128 tokens
+    rollout_config.response_length = room
+    fields, driver = play("budget", [click, stop])
+    rollout_config.response_length = before
+    check("a budget that is used up is the turn limit", driver.episode().status == "turn_limit")
+    check("and its row stays", len(fields["responses"]) <= room and bool(fields["response_mask"].any()))
+
+
+def _untagged(one: Recording) -> str:
+    return one.sample.instruction.removesuffix(f" ({one.name})")
 
 
 def verl_advantages(check: Checks) -> None:
