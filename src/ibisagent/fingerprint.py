@@ -47,3 +47,11 @@ def warn_if_different(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: 
     if lines:
         warnings.warn(f"{what} was made under another fingerprint:\n  " + "\n  ".join(lines), stacklevel=2)
     return lines
+
+
+SEEN = ("grammar", "coordinates", "prompt", "history", "renderer")  # what a policy sees and writes
+
+
+def seen(mark: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """The part of a fingerprint that training data and policy must share, and `more` of its keys."""
+    return {key: mark[key] for key in (*SEEN, *more) if key in mark}

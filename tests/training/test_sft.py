@@ -86,6 +86,16 @@ def test_more_steps_on_few_texts_lower_the_loss(trajectories, tmp_path) -> None:
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 
 
+def test_data_of_other_prompts_warns_loudly(trajectories, tmp_path) -> None:
+    text = (trajectories / "trajectories-00000.jsonl").read_text()
+    record = json.loads(text.splitlines()[0])
+    other = tmp_path / "other.jsonl"
+    (tmp_path / "pictures").symlink_to(trajectories / "pictures")
+    other.write_text(text.replace(record["fingerprint"]["prompt"], "0123456789abcdef"))
+    with pytest.warns(UserWarning, match="training data was made under another fingerprint"):
+        train(sft(other, tmp_path / "run", steps=1))
+
+
 def test_unusable_data_is_named(trajectories, tmp_path) -> None:
     with pytest.raises(InputError, match="there are trajectories to learn"):
         train(sft(trajectories, tmp_path / "a", kinds=("nonsense",)))

@@ -51,7 +51,7 @@ class TrainRl:
     tool: str = "embedded"
     """the tool that answers the clicks, as for segment"""
     start: Literal["auto", "none", "proposal", "both"] = "auto"
-    """where episodes begin; auto: from a proposal where the tool takes text; both: by turns, round by round"""
+    """where episodes begin; auto: from a proposal where the tool takes text; both: by turns"""
     steps: int = 100
     """rounds of rollouts"""
     groups: int = 16
@@ -114,8 +114,9 @@ def train(command: TrainRl) -> str | None:
     """Train to the last round. The reason where it was stopped before."""
     from rich.console import Console
 
+    from ibisagent.fingerprint import seen, warn_if_different
     from ibisagent.training.optimiser import Journal, Optimiser
-    from ibisagent.training.policy import load_trainable, write_card
+    from ibisagent.training.policy import card_of, load_trainable, write_card
     from ibisagent.training.progress import Progress
 
     _check(command)
@@ -123,6 +124,10 @@ def train(command: TrainRl) -> str | None:
     trainable = load_trainable(command.model, temperature=1.0)
     round_ = Round(command, trainable)
     optimiser = Optimiser(trainable, command.optimisation, command.out, command.steps * command.updates)
+    card = card_of(command.model.policy)
+    if card is not None and optimiser.rank == 0:
+        here, there = (seen(mark, "tool") for mark in (round_.fingerprint(), card["fingerprint"]))
+        warn_if_different(here, there, "the policy")
     if str(optimiser.accelerator.distributed_type).endswith("FSDP"):
         raise InputError(
             "rollouts need whole weights on every process", "FSDP", "use DDP, or verl on a cluster"
@@ -164,7 +169,7 @@ def train(command: TrainRl) -> str | None:
                 break
     if optimiser.rank == 0:
         trainable.save(command.out / POLICY)
-        card = {
+        made = {
             "stage": "rl",
             "command": json.loads(json.dumps(asdict(command), default=str)),
             "seconds": round(time.perf_counter() - began, 1),
@@ -172,7 +177,7 @@ def train(command: TrainRl) -> str | None:
             "stopped": stopped,
             "fingerprint": round_.fingerprint(),
         }
-        write_card(command.out, card)
+        write_card(command.out, made)
         screen.print(f"stopped: {stopped}" if stopped else "finished")
         screen.print(f"trained policy: {command.out / POLICY}")
     optimiser.accelerator.wait_for_everyone()
@@ -241,7 +246,9 @@ class Round:
         self.settings: Settings = Settings(
             max_turns=command.max_turns,
             history=command.history,
-            start="none" if command.start == "none" or (command.start == "auto" and not hears) else "proposal",
+            start="none"
+            if command.start == "none" or (command.start == "auto" and not hears)
+            else "proposal",
             verbs=trainable.policy.verbs,
         )
         check_pair(trainable.policy, self.tool, self.settings)

@@ -78,6 +78,8 @@ def train(command: TrainSft) -> Path:
     steps = command.steps or 0  # known once the items are counted
     optimiser = Optimiser(trainable, command.optimisation, command.out, steps)
     left_out = data.check(command.out, optimiser, screen)
+    if optimiser.rank == 0:
+        data.warn()
     steps = optimiser.steps = command.steps or max(1, round(command.epochs * len(data) / command.batch))
     done = optimiser.resume() or {"step": 0, "seconds": 0.0}
     journal = Journal(command.out, optimiser, done["step"])
@@ -206,6 +208,17 @@ class Trajectories:
         if not self.items:
             raise InputError("there are texts to learn", "none", "; ".join(record["left_out"]) or None)
         return dict(record["left_out"])
+
+    def warn(self) -> None:
+        """Warn where prompts, grammar or renderer of today are not those that the data was made with."""
+        from ibisagent.fingerprint import fingerprint, seen, warn_if_different
+        from ibisagent.replay import settings_of
+        from ibisagent.tools.classical import ClassicalTool
+
+        s = settings_of(self._episode(0))
+        policy, tool = self._trainable.policy, ClassicalTool()  # neither is compared
+        here = fingerprint(policy, tool, s.system_text, s.verbs, s.history, s.style)
+        warn_if_different(seen(here), seen(self.fingerprint), "the training data")
 
     def example(self, item: int) -> Example:
         """One trainable example."""
