@@ -222,3 +222,20 @@ def test_the_list_is_that_of_the_corpus() -> None:
         for image in json.loads(file.read_text())["images"]:
             names |= {target["target"] for target in image["targets"]} | set(image["absent"])
     assert names == set(TARGETS)
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Find the kidney that lies further toward the right edge of the image than the right kidney.",
+        "Where is the great vessel beside the spine that is to the left of the aorta as the image is seen?",
+        "Find the organ that lies nearest to the liver.",
+        "Which of the liver, the spleen and the stomach covers the largest area of this image?",
+        "Find the structure that lies between the liver and the spleen.",
+        "Where is the solid organ that covers a larger area of this image than the right kidney?",
+    ],
+)
+def test_a_description_is_not_taken_for_the_names_that_it_refers_to(instruction: str) -> None:
+    found = understand(instruction)
+    assert not found.known
+    assert "a description in place of a name" in found.reason

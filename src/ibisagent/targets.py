@@ -186,6 +186,13 @@ _IMAGE_SIDE = re.compile(
     rf"|(?:upper|lower|top|bottom) {_SIDE}|{_SIDE} (?:upper|lower|top|bottom)(?! lobe)"
     rf"|viewers? s? ?{_SIDE}|{_SIDE}(?: hand)? side of (?:the |this )?viewer)\b"
 )
+# "the organ that lies left of the liver": what is asked for is described, the names only refer.
+_DESCRIBED = re.compile(
+    r"\b(?:organs?|structures?|vessels?|veins?|glands?|parts?|things?|objects?|ones?|half|halves) "
+    r"(?:that|which|whose)\b|\b(?:which|what) of\b|\b(?:further|furthest|nearest|closest)\b"
+    r"|\b(?:larger|smaller|bigger|higher|lower)\b.*\bthan\b|\b(?:largest|smallest) area\b"
+    r"|\b(?:that|which) (?:lies?|is|are|sits?|stands?) (?:to the|the|above|below|between|inside|left|right)\b"
+)
 _FILLERS = re.compile(
     r"\b(?:right now|right away|all right|alright|right here|the|a|an|this|that|my|our|his|her|their|any|s)\b"
 )
@@ -279,6 +286,8 @@ def understand(instruction: str) -> Support:
     text = _normalise(instruction)
     if not re.search("[a-z]", text):
         return _refused("the instruction names nothing")
+    if _DESCRIBED.search(text):
+        return _refused("a description in place of a name is not read")
     image_side = _IMAGE_SIDE.search(text) is not None
     text = _IMAGE_SIDE.sub(" ", text)
     text = re.sub(rf"\b{_NEGATIONS}\b[^,]*", " ", text)
