@@ -8,6 +8,7 @@ layout are those of the released folder; only sizes, vocabulary and weights are 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,14 @@ _WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 _SPLIT = _WORD + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """Write the whole checkpoint into `folder` (made here) and return it; 0.5 MB, fp32."""
+def write_checkpoint(folder: Path, seed: int = 0, texts: Sequence[str] = _TEXTS, words: int = 340) -> Path:
+    """Write the whole checkpoint into `folder` (made here) and return it; 0.5 MB, fp32.
+
+    The tokenizer learns at most `words` tokens (256 bytes among them) from `texts`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    ids = _write_tokenizer(folder)
-    config = _config(ids)
+    ids = _write_tokenizer(folder, texts, words)
+    config = _config(ids) | {"vocab_size": words + 44}
     _write(folder, "config.json", config)
     _write(
         folder,
@@ -109,7 +113,7 @@ def _write(folder: Path, name: str, content: dict[str, Any]) -> None:
     (folder / name).write_text(json.dumps(content, indent=2))
 
 
-def _write_tokenizer(folder: Path) -> dict[str, int]:
+def _write_tokenizer(folder: Path, texts: Sequence[str], words: int) -> dict[str, int]:
     """tokenizer.json, vocab.json, merges.txt, tokenizer_config.json; returns the special tokens' ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -121,9 +125,9 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=340, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=words, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(_TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.model.save(str(folder))  # vocab.json and merges.txt
     special = [token for token in SPECIAL_TOKENS if token not in NOT_SPECIAL]
     for token in SPECIAL_TOKENS:  # in the released order, after the vocabulary
@@ -204,7 +208,6 @@ def _config(ids: dict[str, int]) -> dict[str, Any]:
             "temporal_patch_size": 2,
         },
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-        "vocab_size": 384,
     }
 
 
