@@ -3,8 +3,9 @@ import pytest
 from scores import made_up, renamed
 
 from ibisagent.evaluation.by_turn import by_turn, turns_of
+from ibisagent.evaluation.collector import Policies
 from ibisagent.evaluation.intervals import Resampler
-from ibisagent.evaluation.measures import Policies, measures
+from ibisagent.evaluation.measures import measures
 from ibisagent.evaluation.scoring import from_record, stated_confidence, to_record
 from ibisagent.evaluation.summary import resampler_of
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scores import made_up, unreadable
 
-from ibisagent.evaluation.measures import Metric, Policies, measures
+from ibisagent.evaluation.collector import Metric, Policies
+from ibisagent.evaluation.measures import measures
 from ibisagent.evaluation.scoring import CaseScore, from_record, to_record
 from ibisagent.evaluation.summary import resampler_of, summarize
 

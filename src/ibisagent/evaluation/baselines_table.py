@@ -112,7 +112,7 @@ def _rows(command: Baselines) -> tuple[list[Row], dict[str, str]]:
 def _sampled_rows(command: Baselines) -> list[Row]:
     """n runs of the agent with seeds and a temperature of their own, and what each rule makes of them."""
     from ibisagent.evaluation.best_of import RULES, write_best
-    from ibisagent.evaluation.measures import Policies
+    from ibisagent.evaluation.collector import Policies
 
     folders = _sample_folders(command)
     policies = Policies(command.empty, command.missing)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ibisagent import metrics
+from ibisagent.evaluation.collector import Policies
 from ibisagent.evaluation.intervals import mean, mean_columns
-from ibisagent.evaluation.measures import Policies
 from ibisagent.evaluation.samples import RUN, SAMPLES, read_lines, read_run, write_json
 from ibisagent.evaluation.scoring import CaseScore, from_record
 from ibisagent.evaluation.summary import SCHEMA, resampler_of, summarize

@@ -275,7 +275,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 def _show(name: str, part: dict[str, Any], screen: Console) -> None:
     from rich.table import Table
 
-    from ibisagent.evaluation.evaluate import figure
+    from ibisagent.evaluation.screen import figure
 
     sets = list(part["metrics"][0]["by_set"])
     table = Table(name, "value", "95 % interval", "set-macro", *sets)

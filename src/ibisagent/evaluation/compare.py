@@ -84,7 +84,7 @@ def compare(command: Compare) -> dict[str, Any]:
 
     Raises InputError where the runs share no case, or have another true mask for one.
     """
-    from ibisagent.evaluation.measures import Policies
+    from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.samples import read_run, read_scores
     from ibisagent.fingerprint import differences
 

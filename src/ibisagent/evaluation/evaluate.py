@@ -54,7 +54,8 @@ class Evaluate:
     instruction: str = "Find the {target} in this image."
     """what is asked; {target} is filled in"""
     format: str | None = None
-    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, sam-med2d, huggingface or folders; else found out"""
+    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, sam-med2d, huggingface or folders; else
+    found out"""
     target: str | None = None
     """what masks without names show, such as "skin lesion" """
     labels: tuple[str, ...] = ()
@@ -98,6 +99,8 @@ def run(command: Evaluate) -> int:
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
     summary = evaluate(command, screen)
     if summary is not None:
+        from ibisagent.evaluation.screen import show
+
         show(summary, screen)
         for name in ("samples.jsonl", "summary.json", "report.html"):
             if (command.out / name).exists():
@@ -309,7 +312,7 @@ def _write_summary(
     screen: Console | None,
 ) -> dict[str, Any] | None:
     """Summary and report, once every planned case is there."""
-    from ibisagent.evaluation.measures import Policies
+    from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.report import evaluation_html
     from ibisagent.evaluation.samples import read_run, read_scores, write_json
     from ibisagent.evaluation.summary import SCHEMA, summarize
@@ -352,53 +355,3 @@ def _peak_memory() -> float | None:
         return None
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
-
-
-def show(summary: dict[str, Any], screen: Console) -> None:
-    """The aggregates and the figures by set as tables on the screen."""
-    from rich.table import Table
-
-    pair = summary["run"]["pair"]
-    table = Table("metric", "value", "95 % interval", "n", "left out")
-    for metric in summary["metrics"]:
-        out = ", ".join(f"{count} {reason}" for reason, count in metric["left_out"].items())
-        table.add_row(metric["name"], *figure(metric), str(metric["n"]), out)
-    screen.print(f"[bold]{pair['policy']}[/] with [bold]{pair['tool']}[/], start {pair['settings']['start']}")
-    screen.print(table)
-    show_turns(summary["by_turn"], screen)
-    sets = Table("set", "cases", "mean IoU", "95 % interval", "first click inside", "turns")
-    for name, row in summary["by_set"].items():
-        iou = row["mean IoU"]
-        sets.add_row(
-            name, str(iou["n"]), *figure(iou), figure(row["first click inside"])[0], figure(row["turns"])[0]
-        )
-    screen.print(sets)
-    statuses = ", ".join(f"{name} {count}" for name, count in summary["statuses"].items())
-    screen.print(f"statuses: {statuses}")
-
-
-def show_turns(rows: Sequence[dict[str, Any]], screen: Console, most: int = 6) -> None:
-    """The first turns as a table: each figure with its interval and n."""
-    from rich.table import Table
-
-    if not rows:
-        return
-    names = [name for name in rows[0] if name not in ("turn", "cases")]
-    table = Table("turn", "cases", *names)
-    for row in rows[:most]:
-        cells = []
-        for name in names:
-            value, span = figure(row[name])
-            cells.append(f"{value} ({span}) n {row[name]['n']}" if span else f"{value} n {row[name]['n']}")
-        table.add_row(str(row["turn"]), str(row["cases"]), *cells)
-    screen.print(table)
-
-
-def figure(metric: dict[str, Any]) -> tuple[str, str]:
-    """Value and interval of a metric as text."""
-    if metric["value"] is None:
-        return "-", ""
-    digits = 4 if metric["unit"] == "" else 2
-    if metric["low"] is None:
-        return f"{metric['value']:.{digits}f}", ""
-    return f"{metric['value']:.{digits}f}", f"{metric['low']:.{digits}f} to {metric['high']:.{digits}f}"

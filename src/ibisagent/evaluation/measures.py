@@ -8,80 +8,19 @@ present; where absent targets were asked for, "IoU with absent targets" is over 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 
 from ibisagent import metrics
 from ibisagent.evaluation.by_turn import GOOD, verdict_columns
-from ibisagent.evaluation.intervals import (
-    Resampler,
-    Statistic,
-    grouped_columns,
-    mean,
-    mean_columns,
-    mean_of_groups,
-)
+from ibisagent.evaluation.collector import Collector, Measure, Policies
+from ibisagent.evaluation.intervals import mean, mean_columns
 from ibisagent.evaluation.scoring import TOLERANCE, CaseScore
-from ibisagent.metrics import CLICK_LIMIT, OBJECT_IOU, Empty, Floats
+from ibisagent.metrics import CLICK_LIMIT, OBJECT_IOU
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of precision
 GOALS = (0.80, 0.85, 0.90)  # of NoC
-
-Missing = Literal["zero", "skip"]
-Better = Literal["higher", "lower", ""]
-
-
-@dataclass(frozen=True)
-class Policies:
-    """What the metrics do where their formulas leave it open; written into every summary."""
-
-    empty: Empty = "one"
-    missing: Missing = "zero"
-    resize: Literal["refuse"] = "refuse"  # masks are made on the truth's grid
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One aggregate."""
-
-    name: str
-    value: float | None  # None: not defined for these cases
-    low: float | None  # 95 % interval
-    high: float | None
-    n: int  # cases that count
-    left_out: dict[str, int]  # reason -> cases
-    unit: str = ""
-    better: Better = "higher"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric before it is aggregated: columns per case, and a statistic of their sums."""
-
-    name: str
-    columns: Floats  # cases x K; zeros where a case is left out
-    statistic: Statistic
-    reasons: list[str]  # per case: "" counts, else why it is left out
-    unit: str = ""
-    better: Better = "higher"
-
-    def evaluate(self, resampler: Resampler) -> Metric:
-        interval = resampler.interval(self.columns, self.statistic)
-        out = Counter(reason for reason in self.reasons if reason)
-        return Metric(
-            self.name,
-            interval.value,
-            interval.low,
-            interval.high,
-            self.reasons.count(""),
-            dict(sorted(out.items())),
-            self.unit,
-            self.better,
-        )
 
 
 def measures(cases: Sequence[CaseScore], policies: Policies) -> list[Measure]:
@@ -122,84 +61,15 @@ def measures(cases: Sequence[CaseScore], policies: Policies) -> list[Measure]:
     return found.measures
 
 
-class Builder:
-    """Collects measures over one list of cases under one set of policies."""
-
-    def __init__(self, cases: Sequence[CaseScore], policies: Policies) -> None:
-        self.measures: list[Measure] = []
-        self._cases = cases
-        self._policies = policies
-        self._reasons = [self._reason(case) for case in cases]
-
-    def _reason(self, case: CaseScore) -> str:
-        """Why a case counts in no metric of present targets."""
-        return case.unreadable or ("" if case.present else "target absent")
-
-    def _missing(self, case: CaseScore) -> str:
-        skips = self._policies.missing == "skip" and case.predicted_pixels is None
-        return f"no prediction: {case.status}" if skips and not case.unreadable else ""
-
-    def overlaps(self, name: Literal["iou", "dice"]) -> list[float | None]:
-        """Per case the value of IoU or Dice under both policies; None: left out."""
-        values: list[float | None] = []
-        for case in self._cases:
-            counts = case.overlap()
-            if counts is None:
-                values.append(None if self._missing(case) else 0.0)
-            else:
-                how = counts.iou if name == "iou" else counts.dice
-                values.append(how(self._policies.empty))
-        return values
-
-    def add(
-        self,
-        name: str,
-        columns: Floats,
-        statistic: Statistic,
-        reasons: Sequence[str],
-        unit: str = "",
-        better: Better = "higher",
-    ) -> None:
-        """Add a measure; rows with a reason are set to 0."""
-        counts = np.array([not reason for reason in reasons])
-        self.measures.append(
-            Measure(name, np.where(counts[:, None], columns, 0.0), statistic, list(reasons), unit, better)
-        )
-
-    def _why(self, values: Sequence[float | None], otherwise: str = "not defined") -> list[str]:
-        """Reasons where some cases have no value."""
-        return [
-            reason or ("" if value is not None else self._missing(case) or otherwise)
-            for case, reason, value in zip(self._cases, self._reasons, values, strict=True)
-        ]
-
-    def means(
-        self,
-        name: str,
-        values: Sequence[float | None],
-        unit: str = "",
-        better: Better = "higher",
-        otherwise: str = "not defined",
-    ) -> None:
-        """Mean over cases."""
-        self.add(name, mean_columns(values), mean, self._why(values, otherwise), unit, better)
-
-    def grouped(self, name: str, values: Sequence[float | None], groups: Sequence[str]) -> None:
-        """Mean over groups of their means."""
-        self.add(name, grouped_columns(values, groups), mean_of_groups, self._why(values))
-
-    def pooled(self, name: str, counts: Callable[[CaseScore], tuple[int, int]]) -> None:
-        """Sum over sum."""
-        columns = np.array([counts(case) for case in self._cases], float).reshape(-1, 2)
-        pairs = zip(self._cases, self._reasons, strict=True)
-        self.add(name, columns, mean, [reason or self._missing(case) for case, reason in pairs])
+class Builder(Collector):
+    """The metrics, by topic."""
 
     def surfaces(self) -> None:
         """NSD, HD95 and ASSD in millimetres and in pixels, wherever there are some."""
-        units = {case.surface.unit for case in self._cases if case.surface} or {"px"}
+        units = {case.surface.unit for case in self.cases if case.surface} or {"px"}
         for unit in sorted(units):
             found = [
-                case.surface if case.surface and case.surface.unit == unit else None for case in self._cases
+                case.surface if case.surface and case.surface.unit == unit else None for case in self.cases
             ]
             why = f"a mask is empty, or distances are not in {unit}"
             self.means(
@@ -210,8 +80,8 @@ class Builder:
 
     def objects(self) -> None:
         """F1 over the objects of all cases."""
-        rows = [case.objects if case.objects else (0, 0, 0) for case in self._cases]
-        reasons = self._why([None if case.objects is None else 1.0 for case in self._cases], "no prediction")
+        rows = [case.objects if case.objects else (0, 0, 0) for case in self.cases]
+        reasons = self.why([None if case.objects is None else 1.0 for case in self.cases], "no prediction")
         self.add(
             f"detection F1 at IoU {OBJECT_IOU:g}, objects pooled",
             np.array(rows, float).reshape(-1, 3),
@@ -221,19 +91,19 @@ class Builder:
 
     def clicks(self) -> None:
         """Where the policy clicks, and what a click brings."""
-        inside = [None if c.first_click_inside is None else float(c.first_click_inside) for c in self._cases]
+        inside = [None if c.first_click_inside is None else float(c.first_click_inside) for c in self.cases]
         self.means("first click inside", inside, otherwise="no click, or a negative one first")
-        shares = [(sum(case.clicks_in_error), len(case.clicks_in_error)) for case in self._cases]
+        shares = [(sum(case.clicks_in_error), len(case.clicks_in_error)) for case in self.cases]
         columns = np.array(shares, float).reshape(-1, 2)
-        self.add("clicks in the error, clicks pooled", columns, mean, self._reasons)
-        gains = [_gain(case) for case in self._cases]
+        self.add("clicks in the error, clicks pooled", columns, mean, self.reasons)
+        gains = [_gain(case) for case in self.cases]
         self.means("IoU gained a turn", gains, otherwise="no turn changed a mask")
 
     def calibration(self) -> None:
         """ECE of the tool's own score of the result."""
-        scores = [case.tool_score for case in self._cases]
-        reasons = self._why(scores, "no score of the tool's own")
-        qualities = [case.iou() for case in self._cases]
+        scores = [case.tool_score for case in self.cases]
+        reasons = self.why(scores, "no score of the tool's own")
+        qualities = [case.iou() for case in self.cases]
         columns = metrics.calibration_columns([score or 0.0 for score in scores], qualities)
         self.add("ECE of the tool's score", columns, metrics.calibration_error, reasons, better="lower")
 
@@ -243,26 +113,26 @@ class Builder:
         Terminate claims that what stands is good enough; an episode that was cut off claims that it
         is not. As an estimate that is 1 or 0, and its quality whether the IoU reaches `GOOD`.
         """
-        stopped = [case.status == "terminated" for case in self._cases]
-        pairs = list(zip(self._cases, stopped, strict=True))
+        stopped = [case.status == "terminated" for case in self.cases]
+        pairs = list(zip(self.cases, stopped, strict=True))
         ious = [case.iou() if stop else None for case, stop in pairs]
         why = "did not terminate"
         self.means("mean IoU where it terminated", ious, otherwise=why)
         reached = [None if value is None else float(value >= GOOD) for value in ious]
         self.means(f"IoU >= {GOOD:.2f} where it terminated", reached, otherwise=why)
-        good, poor = verdict_columns(self._cases)
+        good, poor = verdict_columns(self.cases)
         for name, columns in ((f"IoU >= {GOOD:.2f}", good), (f"IoU < {GOOD:.2f}", poor)):
-            self.add(f"stops, of turns that see a mask with {name}", columns, mean, self._reasons, better="")
-        qualities = [float(case.iou() >= GOOD) for case in self._cases]
+            self.add(f"stops, of turns that see a mask with {name}", columns, mean, self.reasons, better="")
+        qualities = [float(case.iou() >= GOOD) for case in self.cases]
         columns = metrics.calibration_columns([float(stop) for stop in stopped], qualities)
         name = f"ECE of the verdict (terminated: IoU >= {GOOD:.2f})"
-        self.add(name, columns, metrics.calibration_error, self._reasons, better="lower")
-        stated = [case.stated_confidence for case in self._cases]
+        self.add(name, columns, metrics.calibration_error, self.reasons, better="lower")
+        stated = [case.stated_confidence for case in self.cases]
         if any(value is not None for value in stated):
             columns = metrics.calibration_columns(
-                [value or 0.0 for value in stated], [case.iou() for case in self._cases]
+                [value or 0.0 for value in stated], [case.iou() for case in self.cases]
             )
-            reasons = self._why(stated, "no confidence stated")
+            reasons = self.why(stated, "no confidence stated")
             name = "ECE of the policy's stated confidence"
             self.add(name, columns, metrics.calibration_error, reasons, better="lower")
 
@@ -273,7 +143,7 @@ class Builder:
         words, to which a refusal is as good an answer as an empty mask.
         """
         rows, reasons = [], []
-        for case in self._cases:
+        for case in self.cases:
             said = bool(case.predicted_pixels)
             rows.append([said and case.present, said and not case.present,
                          not said and case.present, not said and not case.present])  # fmt: skip
@@ -286,12 +156,12 @@ class Builder:
             lambda s: metrics.sensitivity(s[..., 0], s[..., 2]),
             [
                 why or ("" if case.present else "target absent")
-                for why, case in zip(reasons, self._cases, strict=True)
+                for why, case in zip(reasons, self.cases, strict=True)
             ],
         )
-        if all(case.present for case in self._cases):
+        if all(case.present for case in self.cases):
             return
-        kinds = [case.absence for case in self._cases]
+        kinds = [case.absence for case in self.cases]
         asked = [kind for kind in ("hard", "easy") if kind in kinds]
         for kind in ("", *asked):
             label = f", {kind} absent" if kind else ""
@@ -305,7 +175,7 @@ class Builder:
                 lambda s: metrics.specificity(s[..., 3], s[..., 1]),
                 [
                     reason or ("target present" if case.present else "")
-                    for reason, case in zip(why, self._cases, strict=True)
+                    for reason, case in zip(why, self.cases, strict=True)
                 ],
             )
             self.add(
@@ -315,16 +185,16 @@ class Builder:
                 why,
             )
         if "contradictory" in kinds:
-            nothing = [_nothing(case) for case in self._cases]
+            nothing = [_nothing(case) for case in self.cases]
             why = [
                 case.unreadable or ("" if value is not None else f"{case.absence or 'present'} or failed")
-                for case, value in zip(self._cases, nothing, strict=True)
+                for case, value in zip(self.cases, nothing, strict=True)
             ]
             self.add("contradictory words: refused or empty", mean_columns(nothing), mean, why)
         values = self.overlaps("iou")
         why = [
-            case.unreadable or ("" if value is not None else self._missing(case) or "both masks empty")
-            for case, value in zip(self._cases, values, strict=True)
+            case.unreadable or ("" if value is not None else self.missing(case) or "both masks empty")
+            for case, value in zip(self.cases, values, strict=True)
         ]
         self.add("IoU with absent targets", mean_columns(values), mean, why)
 

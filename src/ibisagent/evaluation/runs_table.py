@@ -116,7 +116,7 @@ def show(table: Sequence[dict[str, Any]], screen: Console, of: str, shown: Seque
 
 def cell(metric: dict[str, Any] | None) -> str:
     """Value, interval and n of a metric as text."""
-    from ibisagent.evaluation.evaluate import figure
+    from ibisagent.evaluation.screen import figure
 
     if metric is None:
         return "-"

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ibisagent.evaluation.by_turn import by_turn
+from ibisagent.evaluation.collector import Measure, Policies
 from ibisagent.evaluation.intervals import LEVEL, REPLICATES, Resampler
-from ibisagent.evaluation.measures import Builder, Measure, Policies, measures
+from ibisagent.evaluation.measures import Builder, measures
 from ibisagent.evaluation.scoring import CaseScore
 
 SCHEMA = "ibisagent.evaluation/1"

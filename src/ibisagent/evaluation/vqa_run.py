@@ -46,7 +46,7 @@ def run(command: Vqa) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from ibisagent.evaluation.evaluate import figure
+    from ibisagent.evaluation.screen import figure
 
     summary = answer_all(command)
     table = Table("metric", "value", "95 % interval", "n")
