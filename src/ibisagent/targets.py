@@ -191,6 +191,7 @@ _DESCRIBED = re.compile(
     r"\b(?:organs?|structures?|vessels?|veins?|glands?|parts?|things?|objects?|ones?|half|halves) "
     r"(?:that|which|whose)\b|\b(?:which|what) of\b|\b(?:further|furthest|nearest|closest)\b"
     r"|\b(?:larger|smaller|bigger|higher|lower)\b.*\bthan\b|\b(?:largest|smallest) area\b"
+    r"|\b(?:highest|lowest|leftmost|rightmost|topmost|uppermost|lowermost)\b"
     r"|\b(?:that|which) (?:lies?|is|are|sits?|stands?) (?:to the|the|above|below|between|inside|left|right)\b"
 )
 _FILLERS = re.compile(
