@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check reproduce-embedded clean
 
 setup: .venv/ready
 
@@ -23,6 +23,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+DATA ?= ../shared/data
+reproduce-embedded: setup  # hours; continues where it was stopped
+	$(BIN)/python runs/reproduce.py --data $(DATA)
 
 clean:
 	rm -rf .venv out dist
