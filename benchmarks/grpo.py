@@ -306,8 +306,8 @@ def compare(repeats: int, micro_batch: int) -> int:
                 for side in sides.values():
                     step = side.step()
                     print(
-                        f"step {number} {side.name}: {step['seconds']:.2f} s, {step['cpu']:.2f} s of processor "
-                        f"time, peak {step['peak']:.0f} MB",
+                        f"step {number} {side.name}: {step['seconds']:.2f} s, "
+                        f"{step['cpu']:.2f} s of processor time, peak {step['peak']:.0f} MB",
                         file=sys.stderr,
                         flush=True,
                     )
