@@ -25,6 +25,7 @@ from ibisagent.training.policy import POLICY, PolicyToTrain
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ibisagent.training.mix import Mixer
     from ibisagent.training.optimiser import Optimiser
     from ibisagent.training.trainable import Collated, Example, Trainable
     from ibisagent.types import Episode
@@ -66,6 +67,7 @@ def train(command: TrainSft) -> Path:
     """Train to the last step; the folder of the trained policy."""
     from rich.console import Console
 
+    from ibisagent.training.mix import Mixer
     from ibisagent.training.optimiser import Journal, Optimiser
     from ibisagent.training.policy import load_trainable, write_card
     from ibisagent.training.progress import Progress
@@ -74,12 +76,17 @@ def train(command: TrainSft) -> Path:
     screen = Console(stderr=True, highlight=False)
     trainable = load_trainable(command.model)
     data = Trajectories(command.data, trainable, command.history, command.kinds)
-    source = _source(command, data)
+    mixer = Mixer(command.mix, command.optimisation.seed, trainable.policy.view) if command.mix else None
+    source = _source(command, data, mixer)
     steps = command.steps or 0  # known once the items are counted
     optimiser = Optimiser(trainable, command.optimisation, command.out, steps)
     left_out = data.check(command.out, optimiser, screen)
+    if mixer is not None:
+        left_out |= {f"--mix: {reason}": count for reason, count in mixer.check(trainable.problem).items()}
     if optimiser.rank == 0:
         data.warn()
+        for reason, count in sorted(left_out.items()):
+            screen.print(f"left out: {count} texts: {reason}")
     steps = optimiser.steps = command.steps or max(1, round(command.epochs * len(data) / command.batch))
     done = optimiser.resume() or {"step": 0, "seconds": 0.0}
     journal = Journal(command.out, optimiser, done["step"])
@@ -202,9 +209,6 @@ class Trajectories:
                 "name another --out",
             )
         self.items = [(number, index) for number, index in record["items"]]
-        if optimiser.rank == 0:
-            for reason, count in sorted(record["left_out"].items()):
-                screen.print(f"left out: {count} texts: {reason}")
         if not self.items:
             raise InputError("there are texts to learn", "none", "; ".join(record["left_out"]) or None)
         return dict(record["left_out"])
@@ -254,7 +258,7 @@ def _head(line: bytes, file: Path) -> dict[str, Any]:
     return record
 
 
-def _source(command: TrainSft, data: Trajectories) -> Any:
+def _source(command: TrainSft, data: Trajectories, mixer: Mixer | None) -> Any:
     """step number, optimiser -> this process's examples of the step, always the same ones."""
     from ibisagent.seeding import generator_for
 
@@ -266,12 +270,6 @@ def _source(command: TrainSft, data: Trajectories) -> Any:
             orders.clear()
             orders[epoch] = generator_for(seed, "order", epoch).permutation(len(data))
         return orders[epoch]
-
-    mixer = None
-    if command.mix:
-        from ibisagent.training.mix import Mixer
-
-        mixer = Mixer(command.mix, seed)
 
     def examples(number: int, optimiser: Optimiser) -> list[Example]:
         places = range(number * command.batch, (number + 1) * command.batch)
