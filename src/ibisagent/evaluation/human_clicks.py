@@ -252,7 +252,9 @@ def show(table: dict[str, Any], screen: Console) -> None:
 
     screen.print(f"{table['clicks']} clicks of {table['episodes']} episodes")
     names = ("in the error", "depth", "depth minus recorded", "offset", "same sign")
-    figures = Table("clicks", *names)
+    figures = Table()
+    for head in ("clicks", *names):
+        figures.add_column(head, overflow="fold")
     for row in table["rows"]:
         figures.add_row(row["name"], *(cell(row.get(name)) for name in names))
     screen.print(figures)

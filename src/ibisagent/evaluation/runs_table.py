@@ -102,7 +102,9 @@ def show(table: Sequence[dict[str, Any]], screen: Console, of: str, shown: Seque
     from rich.table import Table
 
     names = [name for name in shown if any(name in record["metrics"] for record in table)]
-    figures = Table(of, *names, f"{names[0]} minus its reference" if names else "")
+    figures = Table()
+    for head in (of, *names, f"{names[0]} minus its reference" if names else ""):
+        figures.add_column(head, overflow="fold")  # a narrow screen cuts no figure
     for record in table:
         cells = [cell(record["metrics"].get(name)) for name in names]
         minus = record["minus_reference"].get(names[0]) if names else None
