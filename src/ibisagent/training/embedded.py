@@ -7,7 +7,7 @@ the distribution, so what is trained is what is deployed. BatchNorm keeps its st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -130,8 +130,10 @@ class EmbeddedTrainable:
         """Let `policy` write with the weights as they are now."""
         self.policy.refresh()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the weights as `embedded:FOLDER` reads them."""
+        if state is not None:
+            self.module.load_state_dict(dict(state))
         folder.mkdir(parents=True, exist_ok=True)
         self.policy.save(folder / WEIGHTS)
 

@@ -167,8 +167,8 @@ def train(command: TrainRl) -> str | None:
                 optimiser.save({"step": number + 1, "seconds": seconds, "validations": validations})
             if stopped:
                 break
+    optimiser.save_policy(command.out / POLICY)
     if optimiser.rank == 0:
-        trainable.save(command.out / POLICY)
         made = {
             "stage": "rl",
             "command": json.loads(json.dumps(asdict(command), default=str)),

@@ -192,6 +192,14 @@ class Optimiser:
                 shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy as its loader reads it; every process calls this."""
+        sharded = str(self.accelerator.distributed_type).endswith("FSDP")
+        state = self.accelerator.get_state_dict(self._module) if sharded else None
+        if self.rank == 0:
+            self.trainable.save(folder, state)
+        self.accelerator.wait_for_everyone()
+
     def resume(self) -> dict[str, Any] | None:
         """Load the newest checkpoint of the run's folder; its record, or None where there is none."""
         found = self._checkpoints()

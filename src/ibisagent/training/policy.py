@@ -28,8 +28,10 @@ class PolicyToTrain:
     """rank of a new LoRA adapter on all linear layers of a qwen policy's language model; 0: full training"""
     freeze_vision: bool = True
     """leave the vision tower (embedded: the encoder) as it is"""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = True
     """recompute activations of a qwen policy instead of keeping them"""
+    max_new_tokens: int = 256
+    """longest text of a qwen policy in a rollout"""
     max_tokens: int = 2048
     """longest conversation of a qwen policy, pictures included"""
     device: str = "auto"
@@ -60,6 +62,7 @@ def load_trainable(options: PolicyToTrain, temperature: float = 0.0) -> Trainabl
             freeze_vision=options.freeze_vision,
             gradient_checkpointing=options.gradient_checkpointing,
             max_tokens=options.max_tokens,
+            max_new_tokens=options.max_new_tokens,
             device=options.device,
             dtype=options.dtype,
             temperature=temperature,

@@ -100,8 +100,8 @@ def train(command: TrainSft) -> Path:
             progress.advance(f"loss {stepped.loss:.4f}")
             if (number + 1) % command.optimisation.save_every == 0 or number + 1 == steps:
                 optimiser.save({"step": number + 1, "seconds": seconds})
+    optimiser.save_policy(command.out / POLICY)
     if optimiser.rank == 0:
-        trainable.save(command.out / POLICY)
         card = {
             "stage": "sft",
             "command": json.loads(json.dumps(asdict(command), default=str)),

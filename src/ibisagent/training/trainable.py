@@ -7,7 +7,7 @@ trained by the same two files. Nothing here knows about rewards or about process
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -78,6 +78,9 @@ class Trainable(Protocol):
         """Let `policy` write with the weights as they are now; call after every optimiser step."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the policy as its loader reads it (`embedded:FOLDER`, `qwen:FOLDER`)."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the policy as its loader reads it (`embedded:FOLDER`, `qwen:FOLDER`).
+
+        `state`: the module's weights where they lie in shards and had to be gathered.
+        """
         ...
