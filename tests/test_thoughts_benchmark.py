@@ -1,0 +1,281 @@
+"""The benchmark of thoughts reads what the templates write, and judges hand-made episodes rightly."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import thoughts
+from thoughts import Scene, Statement, judge, statements, table, texts
+
+from ibisagent.errors import InputError
+from ibisagent.masks import encode_rle, iou
+from ibisagent.synthesis import reasoning
+from ibisagent.synthesis.clicks import next_click
+from ibisagent.synthesis.reasoning import Facts, answer, facts, thought
+from ibisagent.types import Action, Click, Mask, Terminate, Undo
+
+SHAPE = (90, 120)
+EMPTY = np.zeros(SHAPE, bool)
+PLACES = [place for row in reasoning.PLACES for place in row]
+
+
+def box(top: int, left: int, height: int, width: int) -> Mask:
+    mask = np.zeros(SHAPE, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["liver", "lungs", "left kidney", "portal vein and splenic vein"])
+@pytest.mark.parametrize("situation", list(reasoning.VERDICTS))
+def test_every_template_is_read_back(target: str, situation: reasoning.Situation) -> None:
+    rng = np.random.default_rng(0)
+    sizes, errors = [word for _, word in reasoning.SIZES], [word for _, word in reasoning.ERRORS]
+    stated: set[str] = set()
+    for index in range(60):
+        known = Facts(target, situation, PLACES[index % 9], sizes[index % 4], errors[index % 3])
+        said = [(thought(known, rng), False)]
+        said += [(answer(known, rng), True)] if situation in ("good", "absent") else []
+        for text, is_answer in said:
+            read = statements(text, is_answer)
+            assert read is not None, text
+            words = {one.kind: one.word for one in read}
+            assert words.pop("no mask" if situation == "bare" else "error type") == situation
+            expected = {"place": known.place, "size": known.size, "error size": known.error}
+            assert words.items() <= expected.items(), text
+            assert all(one.about == situation for one in read)
+            stated |= words.keys()
+    wanted: dict[str, set[str]] = {"missed": {"place", "error size"}, "included": {"place", "error size"}}
+    assert stated == wanted.get(situation, set() if situation in ("absent", "phantom") else {"place", "size"})
+
+
+def test_verdict_and_sentence_may_disagree_and_other_texts_are_not_read() -> None:
+    read = statements("The mask fits. The mask misses a small part of the liver at the left. I add it.")
+    assert read == [
+        Statement("error type", "good", "good"),
+        Statement("error type", "missed", "missed"),
+        Statement("error size", "small", "missed"),
+        Statement("place", "left", "missed"),
+    ]
+    for text in ("", "The mask fits.", "I see a liver at the left.", "The mask fits. It is at the top."):
+        assert statements(text) is None
+    assert statements("The mask fits. It covers the small liver at the left.", is_answer=True) is None
+
+
+# --- judging ----------------------------------------------------------------------------------
+
+
+def blob(rng: np.random.Generator) -> Mask:
+    mask = np.zeros(SHAPE, np.uint8)
+    for _ in range(int(rng.integers(1, 4))):
+        middle = int(rng.integers(0, SHAPE[1])), int(rng.integers(0, SHAPE[0]))
+        axes = int(rng.integers(2, 30)), int(rng.integers(2, 30))
+        cv2.ellipse(mask, middle, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    return mask.astype(bool)
+
+
+def test_a_teacher_who_sees_the_true_mask_is_always_right() -> None:
+    """As in synthesis: clicks by METHOD's rule, Terminate on masks that fit, Undo of bad ones."""
+    rng = np.random.default_rng(3)
+    seen: set[str] = set()
+    for index in range(300):
+        truth = EMPTY if index % 7 == 0 else blob(rng)
+        mask = [None, blob(rng), truth & blob(rng), truth | blob(rng), truth.copy()][index % 5]
+        stands = mask is not None and bool(mask.any())
+        moves: list[Action] = []
+        if not truth.any():
+            moves = [Undo() if stands else Terminate()]
+        elif not stands or iou(truth, mask if mask is not None else EMPTY) < 0.8:
+            click = next_click(truth, mask)
+            moves = [click] if click is not None else []
+            moves += [Undo()] if mask is not None and stands and iou(truth, mask) < 0.5 else []
+        else:
+            moves = [Terminate()]
+        for action in moves:
+            known = facts("spleen", truth, mask if stands else None, action)
+            at = (action.x, action.y) if isinstance(action, Click) else None
+            scene = Scene(truth, EMPTY if mask is None else mask, at)
+            said = [(thought(known, rng), False)]
+            said += [(answer(known, rng), True)] if isinstance(action, Terminate) else []
+            for text, is_answer in said:
+                for one in statements(text, is_answer) or []:
+                    verdict = judge(one, scene)
+                    assert verdict.strict and verdict.tolerant, (verdict, text)
+            seen.add(known.situation)
+    assert seen == set(reasoning.VERDICTS)
+
+
+TRUTH = box(0, 0, 30, 40)  # the upper left ninth: a share of 1/9, centre at (1/6, 1/6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "about", "mask", "click", "strict", "tolerant"),
+    [
+        ("size", "medium-sized", "bare", EMPTY, None, True, True),
+        ("size", "large", "bare", EMPTY, None, False, True),  # 0.111 against 0.12 / 1.25
+        ("size", "small", "bare", EMPTY, None, False, False),
+        ("place", "upper left", "good", TRUTH, None, True, True),
+        ("place", "upper middle", "good", TRUTH, None, False, False),
+        ("place", "upper left", "bare", EMPTY, (0.2, 0.2), True, True),
+        ("place", "left", "bare", EMPTY, (0.2, 0.3), False, True),  # 0.033 above its upper side
+        ("place", "left", "bare", EMPTY, (0.2, 0.2), False, False),
+        ("place", "upper middle", "bare", EMPTY, (0.37, 0.2), False, True),  # 0.037 beside the target
+        ("place", "upper middle", "bare", EMPTY, (0.5, 0.2), False, False),  # the target is not there
+        ("place", "upper left", "bare", EMPTY, None, False, False),
+        ("place", "upper left", "missed", TRUTH, (0.2, 0.2), False, False),  # nothing is missing
+        ("place", "upper left", "missed", box(0, 0, 30, 10), (0.2, 0.2), True, True),
+        ("place", "lower right", "included", box(70, 100, 9, 9), (0.86, 0.8), True, True),
+        ("place by centre", "upper left", "bare", EMPTY, (0.9, 0.9), True, True),
+        ("error size", "moderate", "missed", box(0, 0, 30, 30), None, True, True),  # a quarter
+        ("error size", "small", "missed", box(0, 0, 30, 30), None, False, False),
+        ("error size", "large", "missed", box(0, 0, 30, 26), None, False, True),  # 0.35
+        ("error size", "small", "included", box(0, 0, 30, 30), None, False, False),  # there is none
+        ("error type", "missed", "missed", box(0, 0, 30, 30), None, True, True),
+        ("error type", "included", "included", box(0, 0, 30, 30), None, False, False),
+        ("error type", "included", "included", box(0, 10, 30, 33), None, False, True),  # the shallower one
+        ("error type", "missed", "missed", TRUTH, None, False, False),
+        ("error type", "good", "good", box(0, 0, 30, 32), None, True, True),  # IoU 0.80
+        ("error type", "good", "good", box(0, 0, 30, 30), None, False, True),  # 0.75
+        ("error type", "good", "good", box(0, 0, 30, 20), None, False, False),  # 0.50
+        ("error type", "good", "good", EMPTY, None, False, False),
+        ("error type", "elsewhere", "elsewhere", box(0, 0, 30, 19), None, True, True),
+        ("error type", "elsewhere", "elsewhere", box(0, 0, 30, 20), None, False, True),
+        ("error type", "elsewhere", "elsewhere", TRUTH, None, False, False),
+        ("error type", "absent", "absent", EMPTY, None, False, False),
+        ("error type", "phantom", "phantom", box(50, 50, 9, 9), None, False, False),
+        ("no mask", "bare", "bare", EMPTY, None, True, True),
+        ("no mask", "bare", "bare", TRUTH, None, False, False),
+    ],
+)
+def test_each_statement_is_judged_by_its_definition(
+    kind: str,
+    word: str,
+    about: str,
+    mask: Mask,
+    click: tuple[float, float] | None,
+    strict: bool,
+    tolerant: bool,
+) -> None:
+    verdict = judge(Statement(kind, word, about), Scene(TRUTH, mask, click))
+    assert (verdict.strict, verdict.tolerant) == (strict, tolerant), verdict.measured
+
+
+def test_of_an_absent_target_only_its_absence_is_true() -> None:
+    bare, marked = Scene(EMPTY, EMPTY, (0.5, 0.5)), Scene(EMPTY, TRUTH, None)
+    for scene, right in ((bare, {"absent"}), (marked, {"absent", "phantom", "included"})):
+        for word in ("missed", "included", "good", "elsewhere", "absent", "phantom"):
+            assert judge(Statement("error type", word, word), scene).strict == (word in right)
+        for kind, word in (("size", "tiny"), ("place", "centre")):
+            assert not judge(Statement(kind, word, "good"), scene).tolerant
+
+
+def test_the_place_of_a_target_is_that_of_its_largest_part() -> None:
+    scene = Scene(box(0, 0, 10, 10) | box(70, 90, 12, 12), EMPTY, None)
+    verdict = judge(Statement("place", "lower right", "good"), scene)
+    assert verdict.strict and verdict.measured == "lower right"
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+def line(case: str, patient: str, turns: list[dict[str, Any]], start: Mask | None = None) -> dict[str, Any]:
+    return {
+        "case": f"S/{case}",
+        "dataset": "S" if patient != "c" else "T",
+        "patient": patient,
+        "episode": {
+            "truth": encode_rle(TRUTH),
+            "start": {"mask": None if start is None else encode_rle(start)},
+            "turns": [
+                turn | {"mask": turn["mask"] if turn["mask"] is None else encode_rle(turn["mask"])}
+                for turn in turns
+            ],
+        },
+    }
+
+
+def turn(
+    think: str | None, mask: Mask | None, action: dict[str, Any] | None, answer: str | None = None
+) -> dict[str, Any]:
+    return {"think": think, "answer": answer, "mask": mask, "action": action}
+
+
+CLICK, STOP = {"verb": "Positive Point", "at": [0.2, 0.2]}, {"verb": "Terminate"}
+FIRST = "No mask yet. I see the liver at the upper left of the picture, small. I start there."
+MISS = "Something is missing. The mask misses a moderate part of the liver at the centre. I add it."
+FITS = "The mask fits. It covers the medium-sized liver at the upper left. No click would improve it much."
+FOUND = "A medium-sized liver can be seen at the left of the picture, covered by the mask."
+LINES = [
+    # bare: the place is right and the size wrong; then half is there: type and size right, place wrong
+    line("one", "a", [turn(FIRST, box(0, 0, 30, 36), CLICK), turn(FITS, box(0, 0, 30, 36), STOP, FOUND)]),
+    line("two", "b", [turn(MISS, TRUTH, CLICK), turn("Hm.", TRUTH, STOP)], start=box(0, 0, 30, 24)),
+    line("three", "c", [turn(FITS, TRUTH, STOP), turn(None, TRUTH, None)], start=box(60, 60, 20, 20)),
+    {"case": "S/four", "dataset": "S", "patient": "d", "episode": None},  # could not be read
+]
+
+
+def run(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    folder.mkdir()
+    (folder / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return folder
+
+
+def test_a_run_is_counted_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = run(tmp_path / "run", LINES), tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["thoughts.py", str(folder), "--json", str(file)])
+    assert thoughts.main() == 1, "the bar does not hold"
+    found = json.loads(file.read_text())
+    kinds = found["thoughts"]["kinds"]
+
+    def strict(name: str) -> tuple[float, int]:
+        return round(kinds[name]["strict"]["value"] * kinds[name]["strict"]["n"]), kinds[name]["strict"]["n"]
+
+    assert strict("size") == (2, 3)  # small is wrong
+    assert strict("place") == (3, 4)  # the centre is wrong
+    assert strict("error size") == (1, 1) and strict("error type") == (2, 3)  # the last mask does not fit
+    assert strict("error type, good") == (1, 2) and strict("no mask") == (1, 1)
+    assert strict("place by centre") == (1, 2)
+    assert strict("all") == (8, 11)
+    assert found["thoughts"]["sets"]["T"]["strict"]["value"] == pytest.approx(2 / 3)
+    assert found["thoughts"]["sets"]["T"]["strict"]["low"] is None, "one patient has no interval"
+    assert kinds["all"]["strict"]["low"] <= 8 / 11 <= kinds["all"]["strict"]["high"]
+    assert found["answers"]["kinds"]["all"]["strict"]["value"] == pytest.approx(2 / 3)  # left is wrong
+    assert found["thoughts that state one"]["value"] == pytest.approx(4 / 5)
+    assert found["outside the templates"] == 1 and found["patients"] == 3
+    wrong = {(one["said"], one["measured"]): one["n"] for one in found["thoughts"]["wrong"]}
+    assert wrong == {("small", "medium-sized"): 1, ("centre", "upper left"): 1, ("good", "elsewhere"): 1}
+    assert list(found["bar"].values()) == [False, True]
+    printed = capsys.readouterr().out
+    assert "bar, agreement >= 0.9: NO" in printed and "1 are not written by the templates" in printed
+
+
+def test_true_thoughts_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = line("one", "a", [turn(FITS, TRUTH, STOP)], start=TRUTH)
+    folder = run(tmp_path / "run", [good])
+    monkeypatch.setattr(sys, "argv", ["thoughts.py", str(folder)])
+    assert thoughts.main() == 0
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["thoughts.py", str(tmp_path)])
+    with pytest.raises(InputError, match=r"samples\.jsonl"):
+        thoughts.main()
+    with pytest.raises(InputError, match="holds thoughts"):
+        table([])
+    blind = line("one", "a", [turn(FITS, TRUTH, STOP)], start=TRUTH)
+    blind["episode"]["truth"] = None
+    with pytest.raises(InputError, match="true masks"):
+        list(texts(blind))
