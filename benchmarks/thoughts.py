@@ -281,6 +281,7 @@ class Text:
 
     dataset: str
     patient: str
+    present: bool  # the true mask is not empty
     is_answer: bool
     verdicts: tuple[Verdict, ...] | None  # None: no template gives this text
 
@@ -317,7 +318,8 @@ def _held(record: Mapping[str, Any], scene: Scene, text: str, is_answer: bool) -
         of_click = [one for one in said if one.kind == "place" and one.about not in ("good", "elsewhere")]
         said = said + [replace(one, kind="place by centre") for one in of_click]
     verdicts = None if said is None else tuple(judge(one, scene) for one in said)
-    return Text(record["dataset"], record["patient"], is_answer, verdicts)
+    present = bool(scene.truth.any())
+    return Text(record["dataset"], record["patient"], present, is_answer, verdicts)
 
 
 def table(found: Sequence[Text], seed: int = 0) -> dict[str, Any]:
@@ -353,11 +355,15 @@ def table(found: Sequence[Text], seed: int = 0) -> dict[str, Any]:
             sets[name] = row(of_set) | {
                 kind: row([pair for pair in of_set if pair[1].said.kind == kind]) for kind in JUDGED
             }
+        targets = {
+            name: row([pair for pair in judged if found[pair[0]].present == present])
+            for name, present in (("target present", True), ("target absent", False))
+        }
         listed = [
             {"kind": kind, "said": said, "measured": measured, "n": n}
             for (kind, said, measured), n in wrong.most_common()
         ]
-        return {"kinds": rows, "sets": sets, "wrong": listed}
+        return {"kinds": rows, "targets": targets, "sets": sets, "wrong": listed}
 
     thoughts = part(is_answer=False)
     said = np.array([not one.is_answer for one in found])
@@ -392,7 +398,7 @@ def show(facts: Mapping[str, Any]) -> None:
     )
     for name in ("thoughts", "answers"):
         print(f"\n{name:<28}{'n':>6}  {'strict [95 %]':<24}{'tolerant [95 %]':<24}")
-        for part in ("kinds", "sets"):
+        for part in ("kinds", "targets", "sets"):
             for label, row in facts[name][part].items():
                 shown = f"  {label}" if ", " in label else label
                 print(

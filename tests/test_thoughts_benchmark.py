@@ -189,13 +189,15 @@ def test_the_place_of_a_target_is_that_of_its_largest_part() -> None:
 # --- runs -------------------------------------------------------------------------------------
 
 
-def line(case: str, patient: str, turns: list[dict[str, Any]], start: Mask | None = None) -> dict[str, Any]:
+def line(
+    case: str, patient: str, turns: list[dict[str, Any]], start: Mask | None = None, truth: Mask | None = None
+) -> dict[str, Any]:
     return {
         "case": f"S/{case}",
         "dataset": "S" if patient != "c" else "T",
         "patient": patient,
         "episode": {
-            "truth": encode_rle(TRUTH),
+            "truth": encode_rle(TRUTH if truth is None else truth),
             "start": {"mask": None if start is None else encode_rle(start)},
             "turns": [
                 turn | {"mask": turn["mask"] if turn["mask"] is None else encode_rle(turn["mask"])}
@@ -216,12 +218,14 @@ FIRST = "No mask yet. I see the liver at the upper left of the picture, small. I
 MISS = "Something is missing. The mask misses a moderate part of the liver at the centre. I add it."
 FITS = "The mask fits. It covers the medium-sized liver at the upper left. No click would improve it much."
 FOUND = "A medium-sized liver can be seen at the left of the picture, covered by the mask."
+NONE = "Nothing to mark. I looked for the spleen and see nothing of the kind in this picture."
 LINES = [
     # bare: the place is right and the size wrong; then half is there: type and size right, place wrong
     line("one", "a", [turn(FIRST, box(0, 0, 30, 36), CLICK), turn(FITS, box(0, 0, 30, 36), STOP, FOUND)]),
     line("two", "b", [turn(MISS, TRUTH, CLICK), turn("Hm.", TRUTH, STOP)], start=box(0, 0, 30, 24)),
     line("three", "c", [turn(FITS, TRUTH, STOP), turn(None, TRUTH, None)], start=box(60, 60, 20, 20)),
-    {"case": "S/four", "dataset": "S", "patient": "d", "episode": None},  # could not be read
+    line("four", "d", [turn(NONE, None, STOP)], truth=EMPTY),
+    {"case": "S/five", "dataset": "S", "patient": "e", "episode": None},  # could not be read
 ]
 
 
@@ -245,16 +249,18 @@ def test_a_run_is_counted_by_hand(
 
     assert strict("size") == (2, 3)  # small is wrong
     assert strict("place") == (3, 4)  # the centre is wrong
-    assert strict("error size") == (1, 1) and strict("error type") == (2, 3)  # the last mask does not fit
+    assert strict("error size") == (1, 1) and strict("error type") == (3, 4)  # the last mask does not fit
     assert strict("error type, good") == (1, 2) and strict("no mask") == (1, 1)
     assert strict("place by centre") == (1, 2)
-    assert strict("all") == (8, 11)
+    assert strict("all") == (9, 12)
+    targets = found["thoughts"]["targets"]
+    assert (targets["target present"]["strict"]["n"], targets["target absent"]["strict"]["n"]) == (11, 1)
     assert found["thoughts"]["sets"]["T"]["strict"]["value"] == pytest.approx(2 / 3)
     assert found["thoughts"]["sets"]["T"]["strict"]["low"] is None, "one patient has no interval"
-    assert kinds["all"]["strict"]["low"] <= 8 / 11 <= kinds["all"]["strict"]["high"]
+    assert kinds["all"]["strict"]["low"] <= 9 / 12 <= kinds["all"]["strict"]["high"]
     assert found["answers"]["kinds"]["all"]["strict"]["value"] == pytest.approx(2 / 3)  # left is wrong
-    assert found["thoughts that state one"]["value"] == pytest.approx(4 / 5)
-    assert found["outside the templates"] == 1 and found["patients"] == 3
+    assert found["thoughts that state one"]["value"] == pytest.approx(5 / 6)
+    assert found["outside the templates"] == 1 and found["patients"] == 4
     wrong = {(one["said"], one["measured"]): one["n"] for one in found["thoughts"]["wrong"]}
     assert wrong == {("small", "medium-sized"): 1, ("centre", "upper left"): 1, ("good", "elsewhere"): 1}
     assert list(found["bar"].values()) == [False, True]
