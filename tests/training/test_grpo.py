@@ -64,6 +64,18 @@ def test_the_ratio_of_fresh_rollouts_is_one(played) -> None:
     assert torch.allclose(torch.exp(one - together), torch.ones_like(one), atol=1e-4)
 
 
+def test_a_case_that_is_drawn_twice_is_played_twice(played) -> None:
+    round_, _, _ = played
+    # more places than cases: some case comes again
+    samples = [round_.drawer.draw(0, place) for place in range(30)]
+    cases = [sample.sample_id.partition("~")[0] for sample in samples]
+    first = next(index for index, case in enumerate(cases) if case in cases[:index])
+    pair = [samples[cases.index(cases[first])], samples[first]]
+    groups = round_.groups(pair, round_.settings)
+    seeds = [{reply[0].seed for one in group for reply in one.texts} for group in groups]
+    assert [len(group) for group in groups] == [3, 3] and not seeds[0] & seeds[1]
+
+
 def test_draws_depend_on_round_and_place_alone(played) -> None:
     round_, samples, _ = played
     again = round_.drawer.draw(0, 1)

@@ -58,6 +58,8 @@ class Drawer:
         pool = pools[int(rng.integers(len(pools)))]
         task, target = pool[int(rng.integers(len(pool)))]
         sample = next(found for found in samples(task, self._options) if found.target == target)
+        # a case that is drawn twice in a round is played with other seeds
+        sample = replace(sample, sample_id=f"{sample.sample_id}~{place}")
         return self._changed(sample, rng) if self._augment else sample
 
     def _changed(self, sample: Sample, rng: np.random.Generator) -> Sample:
