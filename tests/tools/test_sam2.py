@@ -56,10 +56,11 @@ def small(name: str) -> Picture:
 
 
 def same(a: ToolReply, b: ToolReply) -> bool:
-    return (
+    """Equal but for the last bits, which depend on where the weights lie in memory."""
+    return bool(
         np.array_equal(a.mask, b.mask)
-        and a.score == b.score
-        and np.array_equal(a.low_res_logits, b.low_res_logits)
+        and abs(a.score - b.score) < 1e-5
+        and np.abs(a.low_res_logits - b.low_res_logits).max() < 1e-5
     )
 
 
