@@ -1,13 +1,14 @@
 """`train sft`: what is learned, that it lowers the loss, and that a killed run goes on as if it never was."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 from training.made_training import curve, make_trajectories, sft
 
 from ibisagent.episodes import read_episodes
-from ibisagent.errors import EpisodeFormatError, InputError
+from ibisagent.errors import EpisodeFormatError, InputError, MissingExtraError
 from ibisagent.masks import iou
 from ibisagent.synthesis.trajectories import wrong_turns
 from ibisagent.training import optimiser
@@ -94,6 +95,16 @@ def test_data_of_other_prompts_warns_loudly(trajectories, tmp_path) -> None:
     other.write_text(text.replace(record["fingerprint"]["prompt"], "0123456789abcdef"))
     with pytest.warns(UserWarning, match="training data was made under another fingerprint"):
         train(sft(other, tmp_path / "run", steps=1))
+
+
+def test_what_is_not_installed_is_named_with_its_extra(trajectories, tmp_path, monkeypatch) -> None:
+    logged = Optimisation(log_with="tensorboard")
+    monkeypatch.setattr(optimiser.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"ibisagent\[train\]"):
+        train(sft(trajectories, tmp_path / "a", optimisation=logged))
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingExtraError, match="training needs accelerate"):
+        train(sft(trajectories, tmp_path / "b"))
 
 
 def test_unusable_data_is_named(trajectories, tmp_path) -> None:

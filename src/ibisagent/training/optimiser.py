@@ -8,6 +8,7 @@ gradient scaling for float16.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -72,7 +73,9 @@ class Optimiser:
         try:
             from accelerate import Accelerator, DistributedDataParallelKwargs
         except ImportError:
-            raise MissingExtraError("training", "train") from None
+            raise MissingExtraError(
+                "training needs accelerate", None, "pip install 'ibisagent[train]'"
+            ) from None
         import torch
 
         _check(options)
@@ -84,6 +87,10 @@ class Optimiser:
             {"params": [p for p in moved if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in moved if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        if options.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtraError(
+                "--log-with tensorboard needs its package", None, "pip install 'ibisagent[train]'"
+            )
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
         on_cpu = next(trainable.module.parameters()).device.type == "cpu"
         self.accelerator = Accelerator(
