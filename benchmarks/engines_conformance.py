@@ -36,8 +36,8 @@ from ibisagent.policies.scripted import RULES, ScriptedPolicy, fixed, noisy_orac
 from ibisagent.rewards import SHAPED, score_episode  # noqa: E402
 from ibisagent.rollout import collect, rollout  # noqa: E402
 from ibisagent.tools.classical import ClassicalTool  # noqa: E402
-from ibisagent.training.driver import VLM_VIEW, Driver  # noqa: E402
-from ibisagent.types import BASE_VERBS, Episode, Message, Observation, Picture, Sample, Verb  # noqa: E402
+from ibisagent.training.driver import Driver  # noqa: E402
+from ibisagent.types import BASE_VERBS, VLM_VIEW, Episode, Message, Observation, Picture, Sample, Verb  # noqa: E402
 
 SETTINGS = Settings(history="all", verbs=BASE_VERBS | {Verb.UNDO}, max_turns=6)
 GOLDEN = REPOSITORY / "tests" / "golden" / "episode-v1.jsonl"

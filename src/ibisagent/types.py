@@ -190,6 +190,9 @@ class View:
                 raise InputError(f"{name} of a view is a whole number from 1 to {most}", repr(value))
 
 
+VLM_VIEW = View(max_pixels=262_144, multiple=28)  # Qwen2.5-VL's: no resizing by its image processor
+
+
 @dataclass(frozen=True)
 class Message:
     """One entry of the conversation; images come before the text."""

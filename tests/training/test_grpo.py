@@ -11,8 +11,9 @@ from training.made_training import PICTURES, curve, rl
 from ibisagent.errors import InputError
 from ibisagent.training import optimiser as optimisers
 from ibisagent.training.advantage import group_advantages
-from ibisagent.training.grpo import Round, examples_with_advantages, hacking, train
+from ibisagent.training.grpo import examples_with_advantages, hacking, train
 from ibisagent.training.policy import load_trainable
+from ibisagent.training.rounds import Round
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from ibisagent.errors import InputError
-from ibisagent.training.mix import QWEN_VIEW, Mixer, parse, read_conversations
+from ibisagent.training.mix import Mixer, parse, read_conversations
+from ibisagent.types import VLM_VIEW
 
 PLAIN = {
     "messages": [
@@ -79,7 +80,7 @@ def test_all_layouts_become_conversations(folder, name):
 
 
 def test_examples_hold_pictures_at_the_policy_s_size_and_every_assistant_text(folder):
-    example = read_conversations(write(folder, [PLAIN]))[0].example(QWEN_VIEW)
+    example = read_conversations(write(folder, [PLAIN]))[0].example(VLM_VIEW)
     assert [written.text for written in example.texts] == ["A liver.", "A spleen."]
     assert [message.role for message in example.observation.messages] == [
         "system",
@@ -94,7 +95,7 @@ def test_examples_hold_pictures_at_the_policy_s_size_and_every_assistant_text(fo
 
 
 def test_a_chat_without_pictures_is_an_example_too(folder):
-    example = read_conversations(write(folder, [CHAT]))[0].example(QWEN_VIEW)
+    example = read_conversations(write(folder, [CHAT]))[0].example(VLM_VIEW)
     assert not any(message.images for message in example.observation.messages)
     assert example.observation.image.shape == (1, 1, 3)
 
@@ -121,7 +122,7 @@ def test_our_own_export_is_read_back(folder, tmp_path):
         out = tmp_path / to
         out.mkdir()
         write_records([record], to, out, "turns")
-        example = read_conversations(out / name)[0].example(QWEN_VIEW)
+        example = read_conversations(out / name)[0].example(VLM_VIEW)
         assert [written.text for written in example.texts] == ["Done."]
         assert np.array_equal(example.observation.messages[1].images[0], pixels)
 

@@ -20,7 +20,7 @@ import torch
 from synthesis.made_data import make_set
 from training.made_training import rl, sft
 
-from ibisagent.training.grpo import Round, TrainRl, examples_with_advantages
+from ibisagent.training.grpo import examples_with_advantages
 from ibisagent.training.loss import policy_loss
 from ibisagent.training.optimiser import Optimiser
 from ibisagent.training.policy import load_trainable
@@ -78,8 +78,8 @@ def recorded_rollouts(folder: Path) -> Path:
     """Two groups, played once; both worlds train on the same texts."""
     from training.made_training import rl
 
-    from ibisagent.training.grpo import Round
     from ibisagent.training.policy import load_trainable
+    from ibisagent.training.rounds import Round
 
     command = rl(make_set(folder / "data", PICTURES), folder)
     round_ = Round(command, load_trainable(command.model, temperature=1.0))

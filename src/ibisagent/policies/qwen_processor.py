@@ -16,9 +16,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from ibisagent.errors import InputError, PolicyError
 from ibisagent.render import resize_pixels
-from ibisagent.types import Message, Pixels, View
+from ibisagent.types import VLM_VIEW, Message, Pixels
 
-VIEW = View(max_pixels=262_144, multiple=28)
+VIEW = VLM_VIEW
 MAX_ASPECT = 200  # the image processor refuses longer pictures
 
 # The released layout, for folders whose training run dropped the template.

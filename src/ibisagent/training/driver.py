@@ -16,6 +16,7 @@ from ibisagent.rewards import SHAPED, EpisodeReward, Profile, score_episode
 from ibisagent.rollout import check_pair, host_record
 from ibisagent.settings import Settings
 from ibisagent.types import (
+    VLM_VIEW,
     Episode,
     EpisodeStatus,
     Message,
@@ -29,8 +30,6 @@ from ibisagent.types import (
     Verb,
     View,
 )
-
-VLM_VIEW = View(max_pixels=262_144, multiple=28)  # as policies/qwen_processor.py, without its imports
 
 
 class EnginePolicy:

@@ -23,11 +23,10 @@ from ibisagent.errors import InputError
 from ibisagent.images import load_picture
 from ibisagent.seeding import generator_for
 from ibisagent.training.trainable import Example, Written
-from ibisagent.types import BASE_VERBS, Message, Observation, View
+from ibisagent.types import BASE_VERBS, VLM_VIEW, Message, Observation, View
 
 MARKER = "<image>"
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-QWEN_VIEW = View(max_pixels=262_144, multiple=28)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Conversation:
 class Mixer:
     """Which examples of a run come from other files, and which ones; always the same for a seed."""
 
-    def __init__(self, files: Sequence[str], seed: int, view: View = QWEN_VIEW) -> None:
+    def __init__(self, files: Sequence[str], seed: int, view: View = VLM_VIEW) -> None:
         """`files`: FILE:RATIO, each RATIO the share of all examples. Reads no pictures. Raises InputError."""
         self.seed, self.view = seed, view
         named = [parse(file) for file in files]

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,6 +115,11 @@ class Optimiser:
     def world(self) -> int:
         return int(self.accelerator.num_processes)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every process holds only a part of the weights (FSDP)."""
+        return str(self.accelerator.distributed_type).endswith("FSDP")
+
     def total(self, value: float) -> float:
         """The sum of a number over all processes."""
         import torch
@@ -156,7 +162,7 @@ class Optimiser:
             idle = index >= len(batches)
             batch = batches[0 if idle else index]
             last = index == rounds - 1
-            with _nothing() if last else self.accelerator.no_sync(self._module):
+            with nullcontext() if last else self.accelerator.no_sync(self._module):
                 found = loss(0 if idle else index, self._module(**batch.inputs).float(), batch)
                 found = found * 0.0 if idle else found
                 self.accelerator.backward(found * scale)
@@ -201,8 +207,7 @@ class Optimiser:
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy as its loader reads it; every process calls this."""
-        sharded = str(self.accelerator.distributed_type).endswith("FSDP")
-        state = self.accelerator.get_state_dict(self._module) if sharded else None
+        state = self.accelerator.get_state_dict(self._module) if self.sharded else None
         if self.rank == 0:
             self.trainable.save(folder, state)
         self.accelerator.wait_for_everyone()
@@ -222,7 +227,7 @@ class Optimiser:
 
     def _only_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         """Frozen weights stay out of checkpoints, except where shards of them belong to the others."""
-        if str(self.accelerator.distributed_type).endswith("FSDP"):
+        if self.sharded:
             return
         for state in weights:
             for name in [name for name in state if name.removeprefix("module.") not in self._trained]:
@@ -237,12 +242,6 @@ def _check(options: Optimisation) -> None:
     for name in ("micro_batch", "save_every"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is at least 1", getattr(options, name))
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 class Journal:

@@ -97,7 +97,7 @@ class Drawer:
                 if sample.truth is None:
                     continue
                 policy = ScriptedPolicy("oracle", RULES["oracle"], {sample.sample_id: sample.truth})
-                yield from collect(rollout([replace(sample)], policy, tool, Settings()))
+                yield from collect(rollout([sample], policy, tool, Settings()))
 
 
 def _known(tasks: Sequence[Task], policy: Policy) -> list[tuple[Task, str | None]]:

@@ -29,8 +29,8 @@ from typing import Any
 from ibisagent.errors import InputError
 from ibisagent.rewards import SHAPED, Profile
 from ibisagent.settings import Settings
-from ibisagent.training.driver import VLM_VIEW, Driver, EnginePolicy
-from ibisagent.types import Message, Sample, Tool, View
+from ibisagent.training.driver import Driver, EnginePolicy
+from ibisagent.types import VLM_VIEW, Message, Sample, Tool, View
 
 OVER = "The episode is over."
 _AFTER_IT = rf"{re.escape(OVER)}<\|im_end\|>\n"  # how a conversation goes on after the end

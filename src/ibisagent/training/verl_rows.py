@@ -96,8 +96,7 @@ def verl_row(sample: Sample, folder: Path, index: int, *, single_turn: bool = Fa
     from ibisagent.masks import encode_rle
     from ibisagent.prompts import system_prompt, turn_text
     from ibisagent.synthesis.export import content_name, png
-    from ibisagent.training.driver import VLM_VIEW
-    from ibisagent.types import BASE_VERBS
+    from ibisagent.types import BASE_VERBS, VLM_VIEW
 
     if sample.truth is None:
         raise InputError("reinforcement learning needs the true mask", f"none in {sample.sample_id}")
