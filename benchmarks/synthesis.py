@@ -27,7 +27,7 @@ from synthesis_kill import content
 
 from ibisagent.episodes import read_episodes
 from ibisagent.replay import replay
-from ibisagent.synthesis.synthesize import MANIFEST, trajectory_files
+from ibisagent.synthesis.manifest import MANIFEST, trajectory_files
 from ibisagent.tools import load_tool
 
 
@@ -44,6 +44,7 @@ class Config:
 def synthesize(config: Config, out: Path, workers: int) -> float:
     """Seconds of `ibisagent synthesize` with its start-up."""
     words = [str(config.data), "--out", str(out), "--tool", config.tool, "--workers", str(workers)]
+    words.append("--no-hold-out")  # all training pictures
     words += [] if config.limit is None else ["--limit", str(config.limit)]
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "ibisagent.cli", "synthesize", *words], check=True)

@@ -9,23 +9,19 @@ agrees (strict; what else the tolerant figure takes in is behind the semicolon) 
 
 - size: the target's share of the picture lies in the stated class (limits 0.5, 3 and 12 %; or it
   passes a limit by a factor of at most 1.25, about 12 % in diameter). None where it is absent;
-- error size: the same for the region that the sentence speaks of, missed or wrongly included, as a
+- error size: the same for the region that the verdict speaks of, missed or wrongly included, as a
   share of the target (limits 10 and 40 %). Wrong where there is no such region;
-- place, of the target (mask fits, mask does not fit): the centre of its largest part lies in the
-  stated ninth of the picture (; or within 5 % of the picture's sides of that ninth);
-- place, of a click: the click lies in the stated ninth and in what the sentence says is there: the
-  target, its missed part or what is wrongly included (; each within 5 % of the sides). A click alone
-  would only agree with itself, so the mask is asked too;
+- place: the centre of the target's largest part lies in the stated ninth of the picture (; or within
+  5 % of the picture's sides of that ninth);
+- fit: the mask's IoU is at least 0.80 where it is said to fit (; 0.70), below 0.50 where it is said to
+  fit badly (; 0.80);
 - error type. "missed", "included": of the two error regions it is the one with the larger inscribed
-  circle, by which METHOD section 5 chooses clicks (; or it has 5 % of the target's area). "good" (the
-  mask fits): IoU of at least 0.80, where the teacher stops (; 0.70). "elsewhere" (it does not fit):
-  the target is there and the IoU below 0.50 (; 0.80). "absent": the target is not there. "phantom":
-  the same, and a mask stands.
+  circle, by which METHOD section 5 chooses clicks (; or it has 5 % of the target's area). "absent":
+  the target is not there. "phantom": the same, and a mask stands.
 
 These are the definitions that the templates are filled by, so a teacher's true thoughts score 1 (the
-test of this file). Two more rows are shown and not judged: "no mask" (that none stands, which is
-trivially known) and "place by centre": the stated ninth against the centre of the largest part of
-what a click's sentence speaks of, although a good click need not lie in that ninth.
+test of this file). One more row is shown and not judged: "decision", that no mask stands (which is
+trivially known), that no click would help much, or that a fresh start is better.
 
 The bar (strict, thoughts alone): of all statements >= 90 % agree, and >= 60 % of the thoughts state
 at least one. Exit code 1 where it does not hold. Intervals: 95 %, over patients within sets.
@@ -36,7 +32,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,7 +49,7 @@ from ibisagent.metrics import Floats
 from ibisagent.synthesis import reasoning
 from ibisagent.types import Mask
 
-JUDGED = ("place", "size", "error size", "error type")
+JUDGED = ("place", "size", "fit", "error size", "error type")
 AGREEMENT, STATING = 0.90, 0.60  # the bar
 
 _CLASSES = {
@@ -80,7 +76,7 @@ class Config:
 class Statement:
     """Something that a text says."""
 
-    kind: str  # one of JUDGED, "no mask" or "place by centre"
+    kind: str  # one of JUDGED, or "decision"
     word: str  # such as "upper left"; of an error type, the situation
     about: str  # the situation of the sentence that says it
 
@@ -98,47 +94,58 @@ class Verdict:
 # --- reading ----------------------------------------------------------------------------------
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    """A template in reverse: a pattern of all its fillings, singular or plural."""
-    words = {
-        "place": "|".join(place for row in reasoning.PLACES for place in row),
-        "size": "|".join(word for _, word in reasoning.SIZES),
-        "error": "|".join(word for _, word in reasoning.ERRORS),
-    }
-    pattern = re.escape(template).replace(re.escape("{target}"), ".+?")
-    pattern = pattern.replace(re.escape("{is}"), "(?:is|are)").replace(re.escape("{lies}"), "lies?")
-    for name, choices in words.items():
-        pattern = pattern.replace(re.escape("{" + name + "}"), f"(?P<{name}>{choices})")
-    pattern = re.sub(r"^A(?=\\ \(\?P<size>)", "(?:A|The)", pattern)
-    return re.compile(re.sub(r"covers\\ it\b", "covers (?:it|them)", pattern))
+_DECISIONS = ("bare", "good", "elsewhere")
+_KINDS = {"place": "place", "size": "size", "error": "error size", "fit": "fit"}
+_STATED = {
+    wording: (_KINDS[kind], value)
+    for kind, values in reasoning.STATEMENTS.items()
+    for value, wordings in values.items()
+    for wording in wordings
+}
+_ANY = "|".join(map(re.escape, sorted(_STATED, key=len, reverse=True)))
 
 
-def _patterns(table: Mapping[reasoning.Situation, tuple[str, ...]]) -> list[tuple[str, re.Pattern[str]]]:
-    return [(situation, _pattern(template)) for situation, every in table.items() for template in every]
+def _pattern(before: Sequence[str], after: Sequence[str]) -> re.Pattern[str]:
+    """What comes before the statements, the statements, and what comes after them."""
+
+    def one_of(templates: Sequence[str]) -> str:
+        texts = [
+            re.escape(text).replace(r"\{target\}", ".+?").replace(r"\{is\}", "(?:is|are)")
+            for text in templates
+        ]
+        return f"(?:{'|'.join(texts)})"
+
+    end = f" {one_of(after)}" if after else ""
+    return re.compile(rf"{one_of(before)}(?P<said>(?: (?:{_ANY}))*){end}")
 
 
-_THOUGHTS, _ANSWERS = _patterns(reasoning._THOUGHTS), _patterns(reasoning._ANSWERS)
+_THOUGHTS = {key: _pattern(before, after) for key, (before, after) in reasoning._THOUGHTS.items()}
+_ANSWERS = {key: _pattern(templates, ()) for key, templates in reasoning._ANSWERS.items()}
 
 
 def statements(text: str, is_answer: bool = False) -> list[Statement] | None:
     """What a thought or answer states, each once; None where no template gives such a text."""
-    situations, body = [], text.strip()
+    body, about = text.strip(), ""
     if not is_answer:
         found = [key for key, verdict in reasoning.VERDICTS.items() if body.startswith(verdict + " ")]
         if not found:
             return None
-        situations, body = [str(found[0])], body.removeprefix(reasoning.VERDICTS[found[0]] + " ")
-    matches = ((key, pattern.fullmatch(body)) for key, pattern in (_ANSWERS if is_answer else _THOUGHTS))
-    situation, match = next(((key, match) for key, match in matches if match), ("", None))
-    if match is None:
+        about = str(found[0])
+        body = body.removeprefix(reasoning.VERDICTS[found[0]] + " ")
+    patterns = _ANSWERS if is_answer else _THOUGHTS
+    matches = ((str(key), pattern.fullmatch(body)) for key, pattern in patterns.items())
+    situations = [key for key, match in matches if match]
+    if not situations:
         return None
-    said = [
-        Statement("no mask" if one == "bare" else "error type", one, one)
-        for one in dict.fromkeys([*situations, situation])
-    ]
-    kinds = {"place": "place", "size": "size", "error": "error size"}
-    words = {kinds[group]: word for group, word in match.groupdict().items()}
-    return said + [Statement(kind, word, situation) for kind, word in words.items()]
+    match = patterns[situations[0]].fullmatch(body)  # type: ignore[index]
+    assert match is not None
+    about = about or situations[0]
+    said = [] if is_answer and about == "good" else [about]
+    result = [Statement("decision" if one in _DECISIONS else "error type", one, one) for one in said]
+    for wording in re.findall(_ANY, match["said"]):
+        kind, value = _STATED[wording]
+        result.append(Statement(kind, value, about))
+    return result
 
 
 # --- measuring --------------------------------------------------------------------------------
@@ -150,7 +157,6 @@ class Scene:
 
     truth: Mask  # HxW
     mask: Mask  # before the turn; empty where none stands
-    click: tuple[float, float] | None  # x, y in [0, 1], where the turn's action is one
 
     @cached_property
     def iou(self) -> float:
@@ -188,9 +194,9 @@ def judge(said: Statement, scene: Scene) -> Verdict:
     if said.kind in _CLASSES:
         return _judge_class(said, scene)
     if said.kind == "place":
-        return _judge_place(said, scene)
-    if said.kind == "place by centre":
-        return _judge_point(said, centre(scene.region(said.about)))
+        return _judge_point(said, centre(scene.truth))
+    if said.kind == "fit":
+        return _judge_fit(said, scene)
     return _judge_type(said, scene)
 
 
@@ -206,21 +212,11 @@ def _judge_class(said: Statement, scene: Scene) -> Verdict:
     return Verdict(said, right == said.word, low / _FACTOR < share <= high * _FACTOR, right)
 
 
-def _judge_place(said: Statement, scene: Scene) -> Verdict:
-    region = scene.region(said.about)
-    if said.about in ("good", "elsewhere"):
-        return _judge_point(said, centre(region))
-    if scene.click is None:
-        return Verdict(said, False, False, "no click")
-    there = _judge_point(said, scene.click)
-    x, y = scene.click
-    rows, columns = np.nonzero(region)
-    height, width = region.shape
-    if region[min(int(y * height), height - 1), min(int(x * width), width - 1)]:
-        return there
-    away = np.maximum(np.abs((columns + 0.5) / width - x), np.abs((rows + 0.5) / height - y))
-    near = bool(away.size) and float(away.min()) <= _BORDER
-    return Verdict(said, False, there.tolerant and near, "click " + ("beside it" if near else "elsewhere"))
+def _judge_fit(said: Statement, scene: Scene) -> Verdict:
+    right = "well" if scene.iou >= _FITS else "badly" if scene.iou < _POOR else "neither"
+    tolerant = scene.iou >= _FITS_TOLERANT if said.word == "well" else scene.iou < _FITS
+    stands = bool(scene.truth.any()) and bool(scene.mask.any())
+    return Verdict(said, stands and right == said.word, stands and tolerant, right)
 
 
 def _judge_point(said: Statement, point: tuple[float, float] | None) -> Verdict:
@@ -262,12 +258,9 @@ def _judge_type(said: Statement, scene: Scene) -> Verdict:
     if said.word in ("missed", "included"):
         strict = scene.deeper == said.word
         tolerant = scene.region(said.word).any() and scene.share(said.word) >= _MATERIAL
-    elif said.word == "good":
-        strict, tolerant = present and scene.iou >= _FITS, present and scene.iou >= _FITS_TOLERANT
-    elif said.word == "elsewhere":
-        strict, tolerant = (present and stands and scene.iou < limit for limit in (_POOR, _FITS))
     else:
-        strict = {"bare": not stands, "absent": not present, "phantom": stands and not present}[said.word]
+        usual = {"bare": not stands, "good": stands, "elsewhere": stands}  # of the decisions
+        strict = (usual | {"absent": not present, "phantom": stands and not present})[said.word]
         tolerant = strict
     return Verdict(said, bool(strict), bool(strict or tolerant), scene.state())
 
@@ -303,9 +296,8 @@ def texts(record: Mapping[str, Any]) -> Iterator[Text]:
     truth = decode_rle(episode["truth"])
     before = episode["start"]["mask"]
     for turn in episode["turns"]:
-        at = (turn["action"] or {}).get("at", ())
         mask = np.zeros_like(truth) if before is None else decode_rle(before)
-        scene = Scene(truth, mask, (at[0], at[1]) if len(at) == 2 else None)
+        scene = Scene(truth, mask)
         for is_answer, text in ((False, turn["think"]), (True, turn["answer"])):
             if text is not None:
                 yield _held(record, scene, text, is_answer)
@@ -314,9 +306,6 @@ def texts(record: Mapping[str, Any]) -> Iterator[Text]:
 
 def _held(record: Mapping[str, Any], scene: Scene, text: str, is_answer: bool) -> Text:
     said = statements(text, is_answer)
-    if said is not None:
-        of_click = [one for one in said if one.kind == "place" and one.about not in ("good", "elsewhere")]
-        said = said + [replace(one, kind="place by centre") for one in of_click]
     verdicts = None if said is None else tuple(judge(one, scene) for one in said)
     present = bool(scene.truth.any())
     return Text(record["dataset"], record["patient"], present, is_answer, verdicts)
@@ -342,7 +331,7 @@ def table(found: Sequence[Text], seed: int = 0) -> dict[str, Any]:
         held = [(index, one) for index, text in own for one in text.verdicts or ()]
         judged = [(index, one) for index, one in held if one.said.kind in JUDGED]
         rows = {"all": row(judged)}
-        for kind in (*JUDGED, "no mask", "place by centre"):
+        for kind in (*JUDGED, "decision"):
             alike = [(index, one) for index, one in held if one.said.kind == kind]
             rows[kind] = row(alike)
             abouts = sorted({one.said.about for _, one in alike})

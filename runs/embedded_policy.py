@@ -11,6 +11,7 @@ which starts from these weights.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import time
@@ -22,7 +23,9 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from policy_data import WEIGHTS, Case, Propose, State, draw, lesson, load
+from compositions import COMPOSED
+from policy_data import WEIGHTS, Case, Propose, State, composed, draw, lesson, load
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -273,10 +276,17 @@ def borrow_encoder(network: EmbeddedPolicyNetwork, weights: Path) -> None:
     network.encoder.load_state_dict(state)
 
 
-def begin_with(network: EmbeddedPolicyNetwork, weights: Path) -> None:
-    """Begin with saved weights of the policy."""
-    state = load_file(str(weights))
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+def begin_with(network: EmbeddedPolicyNetwork, weights: Path, words: Words) -> None:
+    """Begin with saved weights of the policy; words are matched by their text, new ones are learned."""
+    with safe_open(str(weights), framework="pt") as stored:
+        state = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
+        known = {entry: row for row, entry in enumerate(json.loads(stored.metadata()["words"]))}
+    rows = network.words.weight.detach().clone()
+    for row, entry in enumerate(words.entries):
+        if entry in known:
+            rows[row] = state["words.weight"][known[entry]]
+    state["words.weight"] = rows
+    network.load_state_dict(state)
 
 
 def tool_masks(weights: Path | None) -> Propose | None:
@@ -300,7 +310,7 @@ def main(config: Config) -> None:
     words = Words.build()
     network = EmbeddedPolicyNetwork(len(TARGETS), len(words.entries)).to(memory_format=torch.channels_last)
     if config.begin:
-        begin_with(network, config.begin)
+        begin_with(network, config.begin, words)
     if config.encoder:
         borrow_encoder(network, config.encoder)
     average = copy.deepcopy(network)
@@ -334,7 +344,12 @@ def main(config: Config) -> None:
     while spent < config.minutes:
         rng = np.random.default_rng([config.seed, step])
         drawn = [by_set[sets[int(i)]] for i in rng.choice(len(sets), config.batch, p=chances)]
-        states = [draw(cases[int(rng.integers(len(cases)))], rng, propose) for cases in drawn]
+        chosen = [cases[int(rng.integers(len(cases)))] for cases in drawn]
+        chosen = [
+            composed(case, cases, rng) if case.dataset in COMPOSED else case
+            for case, cases in zip(chosen, drawn, strict=True)
+        ]
+        states = [draw(case, rng, propose) for case in chosen]
         batch = collate(states, words, rng)
         progress = spent / config.minutes
         if progress < config.small_share:

@@ -21,7 +21,17 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from embedded_tool_data import Augmenter, Example, Item, draw_items, early_clicks, error_click, load_corpus
+from embedded_tool_data import (
+    Augmenter,
+    Donors,
+    Example,
+    Item,
+    donors_of,
+    draw_items,
+    early_clicks,
+    error_click,
+    load_corpus,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,6 +56,8 @@ class Config:
     decay: float = 0.03
     ema: float = 0.99
     seed: int = 0
+    single_pass: bool = False  # names alone, no click ever: the agent's rival of the card
+    without: tuple[str, ...] = ()  # sets that are not trained on, to see what an unknown one gets
     bf16: bool = torch.cpu._is_avx512_bf16_supported()
     save_minutes: float = 5.0
     validate_minutes: float = 12.0
@@ -159,8 +171,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
 
-    def batch(self, items: list[Item], frame: int) -> list[Example]:
-        augmenter = Augmenter(self.rng, frame, self.config.rows)
+    def batch(self, items: list[Item], frame: int, donors: Donors) -> list[Example]:
+        augmenter = Augmenter(self.rng, frame, self.config.rows, donors, self.config.single_pass)
         return [augmenter.example(item) for item in items]
 
     def train_step(self, examples: list[Example]) -> dict[str, float]:
@@ -173,7 +185,7 @@ class Trainer:
             features = self.network.encode(image.contiguous(memory_format=torch.channels_last))
         leaves = features.leaves()
         rounds = Rounds(examples, self.rng)
-        count = int(self.rng.choice([2, 3, 4], p=[0.55, 0.33, 0.12]))
+        count = 1 if self.config.single_pass else int(self.rng.choice([2, 3, 4], p=[0.55, 0.33, 0.12]))
         log: dict[str, float] = {}
         for turn in range(count):
             with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
@@ -348,6 +360,8 @@ def main(config: Config) -> None:
     trainer.resume()
     root = data_root()
     corpus, held = load_corpus(root, "train"), load_corpus(root, "val")
+    corpus = [item for item in corpus if item.dataset not in config.without]
+    donors = donors_of(corpus)
     print(f"{len(corpus)} training pictures, {len(held)} for validation; at step {trainer.step}", flush=True)
     config.out.mkdir(parents=True, exist_ok=True)
     saved = validated = trainer.seconds
@@ -356,7 +370,7 @@ def main(config: Config) -> None:
         start = time.perf_counter()
         small = trainer.seconds < config.minutes * 60 * config.small_share
         frame = config.small_frame if small else config.frame
-        examples = trainer.batch(draw_items(corpus, trainer.rng, config.batch), frame)
+        examples = trainer.batch(draw_items(corpus, trainer.rng, config.batch), frame, donors)
         drawn = time.perf_counter() - start
         log = trainer.train_step(examples) | {"data_s": drawn}
         trainer.seconds += time.perf_counter() - start

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from compositions import COMPOSED, Grey, compose
 from numpy.typing import NDArray
 
 from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
 from ibisagent.targets import TARGETS
 
+Donors = dict[str, list[tuple[Grey, Grey]]]  # pictures and masks by set, see compositions.py
 # How often a set is drawn, per picture of a uniform draw over sets.
 SET_WEIGHTS = {
-    "BTCV": 3.2, "BrainTumor": 1.0, "DSB2018": 0.8, "HC18": 0.6, "HyperKvasir": 2.0, "ISIC2017": 1.0,
+    "BTCV": 3.2, "BrainTumor": 1.3, "DSB2018": 0.8, "HC18": 0.6, "HyperKvasir": 2.0, "ISIC2017": 1.0,
     "MSDHippocampus": 0.8, "MontgomeryCXR": 0.7, "Sunnybrook": 0.9, "USGRA": 1.8,
 }  # fmt: skip
 ABDOMEN = {
@@ -24,7 +26,7 @@ ABDOMEN = {
 }  # fmt: skip
 MIRRORED_NAMES = {"left lung": "right lung", "right lung": "left lung"}
 FREE_MIRROR = {"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "USGRA", "MontgomeryCXR"}
-FREE_TURN = {"DSB2018", "HyperKvasir", "ISIC2017"}
+FREE_TURN = {"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"}
 # Targets that another set's pictures may well show although nobody drew them.
 TRUNK = {"BTCV", "MontgomeryCXR", "Sunnybrook"}
 
@@ -95,13 +97,25 @@ def load_corpus(root: Path, part: str) -> list[Item]:
 class Augmenter:
     """Draws examples: geometry, looks and rows, all from one generator."""
 
-    def __init__(self, rng: np.random.Generator, frame: int, rows: int) -> None:
-        self.rng, self.frame, self.rows = rng, frame, rows
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        frame: int,
+        rows: int,
+        donors: Donors | None = None,
+        single_pass: bool = False,
+    ) -> None:
+        """`single_pass`: every row is a name without clicks, as the card's rival learns them."""
+        self.rng, self.frame, self.rows, self.donors = rng, frame, rows, donors or {}
+        self.single_pass = single_pass
 
     def example(self, item: Item) -> Example:
         rng, frame, grid = self.rng, self.frame, self.frame // 2
         plain = rng.random() < 0.3
-        mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < 0.2)
+        if not plain and item.dataset in self.donors:
+            item = self._composed(item)
+        invalid = 0.0 if self.single_pass else 0.2
+        mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < invalid)
         # A mirrored trunk or hippocampus is no valid anatomy: shown, but never with a name.
         nameless = mirror and item.dataset not in FREE_MIRROR
         matrix, height, width = self._geometry(item, plain, mirror)
@@ -135,6 +149,14 @@ class Augmenter:
                 semantic[name] = cv2.resize(mask, (grid // 2, grid // 2), interpolation=cv2.INTER_AREA)
         rows = [self._row(item, masks, generic, grey, nameless) for _ in range(self.rows)]
         return Example(image, semantic, known, valid, rows)
+
+    def _composed(self, item: Item) -> Item:
+        """The picture with its target moved or covered; where it was covered, it is the absent one."""
+        name = TARGETS.index(COMPOSED[item.dataset])
+        pixels, mask = compose(item.pixels, item.masks[name], self.donors[item.dataset], self.rng)
+        if mask.any():
+            return Item(item.dataset, pixels, {name: mask}, item.absent)
+        return Item(item.dataset, pixels, {}, [name])
 
     # --- geometry and looks ---
 
@@ -289,11 +311,19 @@ class Augmenter:
         seen = [name for name, mask in masks.items() if int((mask > 127).sum()) >= 6]
         gone = [name for name in masks if name not in seen and not masks[name].any()]
         draw = rng.random()
-        if not nameless and draw < 0.07 and (item.absent or gone):
+        covered = not masks and bool(item.absent)
+        if not nameless and (item.absent or gone) and draw < (0.6 if covered else 0.07):
             pool = gone if gone and rng.random() < 0.4 else item.absent or gone
             same = [n for n in pool if item.dataset == "BTCV" and TARGETS[n] in ABDOMEN]
             pool = same if same and rng.random() < 0.85 else pool
             return Row(empty, int(rng.choice(pool)), True, None, 0)
+        if self.single_pass:
+            known = seen or list(masks) or item.absent
+            weights = np.array(
+                [max(6, (masks[n] > 127).sum()) ** -0.25 if n in masks else 1.0 for n in known]
+            )
+            name = int(rng.choice(known, p=weights / weights.sum()))
+            return Row(masks.get(name, empty), name, True, None, 0)
         if draw < 0.20 or not seen:
             truth = empty
             for _ in range(4):
@@ -349,6 +379,16 @@ class Augmenter:
                 at = (int(xs[k]), int(ys[k]))
                 cv2.circle(mask, at, int(rng.integers(2, 12)), int(rng.integers(0, 2)), -1)
         return mask.astype(np.float32)
+
+
+def donors_of(corpus: list[Item]) -> Donors:
+    """Pictures and masks of the sets that are composed."""
+    return {
+        dataset: [
+            (item.pixels, item.masks[TARGETS.index(target)]) for item in corpus if item.dataset == dataset
+        ]
+        for dataset, target in COMPOSED.items()
+    }
 
 
 def draw_items(corpus: list[Item], rng: np.random.Generator, count: int) -> list[Item]:

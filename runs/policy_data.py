@@ -7,12 +7,13 @@ sees the current picture only) and boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from compositions import COMPOSED, compose
 
 from ibisagent.actions import click_at, format_text
 from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, read_picture, split_of
@@ -25,7 +26,7 @@ from ibisagent.types import Action, Mask, Pixels, Terminate, Undo
 # How often a set is drawn: the hard ones more often than their share of pictures.
 WEIGHTS = {
     "BTCV": 5.0,
-    "BrainTumor": 1.2,
+    "BrainTumor": 1.5,
     "DSB2018": 1.2,
     "HC18": 0.8,
     "HyperKvasir": 2.2,
@@ -36,10 +37,17 @@ WEIGHTS = {
     "USGRA": 2.2,
 }
 FLIP_X = frozenset({"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "USGRA"})
-TURN = frozenset({"DSB2018", "HyperKvasir", "ISIC2017"})  # no up and down
+TURN = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # no up and down
 COLOR_SETS = frozenset({"HyperKvasir", "ISIC2017"})
-_BRAIN = frozenset({"BrainTumor", "MSDHippocampus"})
-_ANYWHERE = {"polyp": "HyperKvasir", "skin lesion": "ISIC2017", "nuclei": "DSB2018", "fetal head": "HC18"}
+_TRUNK = frozenset({"BTCV", "MontgomeryCXR", "Sunnybrook"})
+_EVERYWHERE = frozenset({"nerve", "blood vessel"})  # of any part of the body, drawn in one set alone
+_HOMES = {
+    "brain tumor": "BrainTumor", "nuclei": "DSB2018", "fetal head": "HC18", "polyp": "HyperKvasir",
+    "skin lesion": "ISIC2017", "hippocampus": "MSDHippocampus", "anterior hippocampus": "MSDHippocampus",
+    "posterior hippocampus": "MSDHippocampus", "lungs": "MontgomeryCXR", "left lung": "MontgomeryCXR",
+    "right lung": "MontgomeryCXR", "left ventricle": "Sunnybrook", "nerve": "USGRA", "blood vessel": "USGRA",
+}  # fmt: skip
+_HOMES = {target: _HOMES.get(target, "BTCV") for target in TARGETS}
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,25 @@ def load(root: Path, part: str) -> list[Case]:
 
 def elsewhere(dataset: str) -> set[str]:
     """Targets that pictures of this set cannot show, though nobody listed them as absent."""
-    never = {target for target, home in _ANYWHERE.items() if home != dataset}
-    if dataset not in _BRAIN:
-        never |= {"hippocampus", "anterior hippocampus", "posterior hippocampus", "brain tumor"}
-    if dataset in _BRAIN | set(_ANYWHERE.values()) - {"HC18"}:
-        never |= {"liver", "spleen", "left kidney", "right kidney", "left lung", "right lung", "lungs"}
+    never = {target for target in TARGETS if _HOMES[target] != dataset} - _EVERYWHERE
+    if dataset in _TRUNK:
+        never -= {target for target in TARGETS if _HOMES[target] in _TRUNK}
+    if dataset == "USGRA":
+        never -= {"aorta", "inferior vena cava"}
+    if dataset == "BrainTumor":
+        never -= {target for target in TARGETS if "hippocampus" in target}
     return never
+
+
+def composed(case: Case, donors: Sequence[Case], rng: np.random.Generator) -> Case:
+    """A case of a set in COMPOSED with its target moved or covered; where covered, it is the absent one."""
+    name = COMPOSED[case.dataset]
+    pairs = [(np.ascontiguousarray(d.pixels[..., 0]), d.masks[name].astype(np.uint8) * 255) for d in donors]
+    own, mask = np.ascontiguousarray(case.pixels[..., 0]), case.masks[name].astype(np.uint8) * 255
+    pixels, mask = compose(own, mask, pairs, rng)
+    masks = {name: mask > 0} if mask.any() else {}
+    absent = case.absent if masks else frozenset({name})
+    return Case(case.dataset, np.repeat(pixels[..., None], 3, axis=2), masks, absent)
 
 
 # --- augmentation -----------------------------------------------------------------------------

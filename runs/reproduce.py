@@ -2,9 +2,9 @@
 
     make reproduce-embedded DATA=../shared/data
 
-One CPU thread a training, about six hours in all on a machine like the card's. What differs from the
-shipped weights: their policy went through earlier stages that this recipe leaves out (see the card).
-Nothing here reads the test split but the last step.
+One CPU thread a training, about twelve hours in all on a machine like the card's. What differs from
+the shipped weights: their policy went through earlier stages that this recipe leaves out (see the card).
+Nothing here reads the test split but the last steps.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class Reproduce:
     """folder of the data sets"""
     out: Path = Path("out/reproduce")
     """where everything goes"""
-    tool_minutes: float = 98.0
-    """training of the tool"""
-    policy_minutes: float = 90.0
-    """dense pre-training of the policy, on the tool's encoder"""
+    tool_minutes: tuple[float, float] = (98.0, 180.0)
+    """training of the tool: the rate falls to 0 twice, at these minutes"""
+    policy_minutes: float = 150.0
+    """training of the policy, on the tool's encoder and on the tool's masks"""
+    rival_minutes: float = 330.0
+    """training of the single-pass rival: as long as tool and policy together"""
     rounds: int = 60
     """of GRPO"""
 
@@ -47,7 +49,8 @@ class Reproduce:
 def run(script: str, *arguments: object) -> None:
     """Run a script of this folder or of benchmarks/; each continues what it began, or finds it done."""
     print("running:", script, *arguments, flush=True)
-    command = [sys.executable, str(HERE.parent / script), *map(str, arguments)]
+    what = [script] if script == "-m" else [str(HERE.parent / script)]
+    command = [sys.executable, *what, *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | MEMORY, check=False)
     if done.returncode:
         raise SystemExit(f"{script} ended with exit code {done.returncode}; run the same command again")
@@ -57,31 +60,36 @@ def main(config: Reproduce) -> None:
     """Every step in order; what is calibrated exists only when its training is done."""
     data, out = config.data.resolve(), config.out
     os.environ["IBISAGENT_DATA"] = str(data)
-    tool, policy = out / "embedded_tool.safetensors", out / "dense/embedded_policy.safetensors"
-    policy.parent.mkdir(parents=True, exist_ok=True)
+    tool, policy = out / "embedded_tool.safetensors", out / "calibration/embedded_policy.safetensors"
     if not tool.exists():
-        run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", config.tool_minutes)
+        first, whole = config.tool_minutes
+        run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", first)
+        run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", whole, "--small-share", 0.79)
         run("runs/calibrate_tool.py", "--weights", out / "tool" / tool.name, "--out", tool)
+    with_tool = ("--data", data, "--tool", f"embedded:{tool}")
     if not policy.exists():
         run(
             "runs/embedded_policy.py", "--folder", out / "policy", "--minutes", config.policy_minutes,
             "--encoder", tool, "--tool", tool,
         )  # fmt: skip
         run(
-            "runs/calibrate_policy.py", "--weights", out / "policy/policy.safetensors", "--out", policy,
-            "--tool", tool,
+            "runs/calibrate_policy.py", *with_tool, "--weights", out / "policy/policy.safetensors",
+            "--out", out / "calibration",
         )  # fmt: skip
-    with_tool = ("--data", data, "--tool", f"embedded:{tool}")
     run("runs/sft.py", *with_tool, "--out", out / "sft", "--policy", f"embedded:{policy}")
-    taught = f"embedded:{out / 'sft/run/policy'}"
-    for split in ("val", "test"):
-        run(
-            "runs/rl.py", *with_tool, "--out", out / "rl", "--policy", taught, "--steps", config.rounds,
-            "--split", split,
-        )  # fmt: skip
-    trained = f"embedded:{out / 'rl/GRPO-0/policy'}"
+    taught = ("--policy", f"embedded:{out / 'sft/run/policy'}", "--steps", config.rounds)
+    run("runs/rl.py", *with_tool, "--out", out / "rl", *taught, "--split", "val")
+    rival = out / "rival/embedded_tool.safetensors"
+    run("runs/embedded_tool.py", "--out", rival.parent, "--minutes", config.rival_minutes, "--single-pass")
+    # from here on the test split is read
+    run("runs/rl.py", *with_tool, "--out", out / "rl", *taught, "--split", "test")
+    pair = ("--policy", f"embedded:{policy}", "--tool", f"embedded:{tool}")
+    alone = ("--policy", "scripted:stop-at-once", "--tool", f"embedded:{rival}")
+    for name, options in (("agent", pair), ("none", (*pair, "--start", "none")), ("rival", alone)):
+        run("-m", "ibisagent.cli", "evaluate", data, "--split", "test", "--out", out / name, *options)
+    run("-m", "ibisagent.cli", "compare", out / "rival", out / "agent")
     run(
-        "runs/tool_swap.py", data, "--out", out / "tool-swap", "--policies", trained,
+        "runs/tool_swap.py", data, "--out", out / "tool-swap", "--policies", f"embedded:{policy}",
         "--tools", f"embedded:{tool}", "classical",
     )  # fmt: skip
 

@@ -36,7 +36,13 @@ def test_a_missing_ray_is_named_with_its_extra(tmp_path, monkeypatch):
 def test_synthesis_over_ray_equals_that_of_one_process(node, tmp_path, monkeypatch):
     monkeypatch.setattr(synthesize, "_SHARD_CASES", 2)
     data = make_set(tmp_path / "data", 5)
-    options = {"tool": "classical", "max_turns": 3, "keep_unreached": True, "self_correction": 0.4}
+    options = {
+        "tool": "classical",
+        "max_turns": 3,
+        "keep_unreached": True,
+        "self_correction": 0.4,
+        "hold_out": False,
+    }
     assert run(Synthesize(data, tmp_path / "here", **options)) == 0
     monkeypatch.chdir(tmp_path)
     relative = data.relative_to(tmp_path)
@@ -48,7 +54,7 @@ def test_synthesis_over_ray_equals_that_of_one_process(node, tmp_path, monkeypat
 def test_an_interrupted_job_continues_over_ray(node, tmp_path, monkeypatch):
     monkeypatch.setattr(synthesize, "_SHARD_CASES", 2)
     data = make_set(tmp_path / "data", 4)
-    options = {"tool": "classical", "max_turns": 3, "keep_unreached": True}
+    options = {"tool": "classical", "max_turns": 3, "keep_unreached": True, "hold_out": False}
     run(Synthesize(data, tmp_path / "whole", **options))
     run(Synthesize(data, tmp_path / "part", **options))
     shard = tmp_path / "part/trajectories-00000.jsonl"

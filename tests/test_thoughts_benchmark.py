@@ -21,11 +21,12 @@ from ibisagent.masks import encode_rle, iou
 from ibisagent.synthesis import reasoning
 from ibisagent.synthesis.clicks import next_click
 from ibisagent.synthesis.reasoning import Facts, answer, facts, thought
-from ibisagent.types import Action, Click, Mask, Terminate, Undo
+from ibisagent.types import Action, Mask, Terminate, Undo
 
 SHAPE = (90, 120)
 EMPTY = np.zeros(SHAPE, bool)
 PLACES = [place for row in reasoning.PLACES for place in row]
+FITS = ("well", "badly")
 
 
 def box(top: int, left: int, height: int, width: int) -> Mask:
@@ -44,33 +45,37 @@ def test_every_template_is_read_back(target: str, situation: reasoning.Situation
     sizes, errors = [word for _, word in reasoning.SIZES], [word for _, word in reasoning.ERRORS]
     stated: set[str] = set()
     for index in range(60):
-        known = Facts(target, situation, PLACES[index % 9], sizes[index % 4], errors[index % 3])
+        known = Facts(
+            target, situation, PLACES[index % 9], sizes[index % 4], errors[index % 3], FITS[index % 2]
+        )
         said = [(thought(known, rng), False)]
         said += [(answer(known, rng), True)] if situation in ("good", "absent") else []
         for text, is_answer in said:
             read = statements(text, is_answer)
             assert read is not None, text
             words = {one.kind: one.word for one in read}
-            assert words.pop("no mask" if situation == "bare" else "error type") == situation
-            expected = {"place": known.place, "size": known.size, "error size": known.error}
+            decision = "decision" if situation in ("bare", "good", "elsewhere") else "error type"
+            if not (is_answer and situation == "good"):
+                assert words.pop(decision) == situation
+            expected = {"place": known.place, "size": known.size, "error size": known.error, "fit": known.fit}
             assert words.items() <= expected.items(), text
             assert all(one.about == situation for one in read)
             stated |= words.keys()
-    wanted: dict[str, set[str]] = {"missed": {"place", "error size"}, "included": {"place", "error size"}}
-    assert stated == wanted.get(situation, set() if situation in ("absent", "phantom") else {"place", "size"})
+    assert stated == (set() if situation == "absent" else {"place", "size", "error size", "fit"})
 
 
 def test_verdict_and_sentence_may_disagree_and_other_texts_are_not_read() -> None:
-    read = statements("The mask fits. The mask misses a small part of the liver at the left. I add it.")
-    assert read == [
-        Statement("error type", "good", "good"),
+    text = (
+        "Something is missing. I compare the mask with the liver. The mask fits. It lies at the left. I stop."
+    )
+    assert statements(text) == [
         Statement("error type", "missed", "missed"),
-        Statement("error size", "small", "missed"),
+        Statement("fit", "well", "missed"),
         Statement("place", "left", "missed"),
     ]
-    for text in ("", "The mask fits.", "I see a liver at the left.", "The mask fits. It is at the top."):
-        assert statements(text) is None
-    assert statements("The mask fits. It covers the small liver at the left.", is_answer=True) is None
+    for other in ("", "No mask yet.", "I see a liver at the left.", "No mask yet. It lies at the top."):
+        assert statements(other) is None
+    assert statements("The mask covers the liver. It is small.", is_answer=True) is None
 
 
 # --- judging ----------------------------------------------------------------------------------
@@ -104,8 +109,7 @@ def test_a_teacher_who_sees_the_true_mask_is_always_right() -> None:
             moves = [Terminate()]
         for action in moves:
             known = facts("spleen", truth, mask if stands else None, action)
-            at = (action.x, action.y) if isinstance(action, Click) else None
-            scene = Scene(truth, EMPTY if mask is None else mask, at)
+            scene = Scene(truth, EMPTY if mask is None else mask)
             said = [(thought(known, rng), False)]
             said += [(answer(known, rng), True)] if isinstance(action, Terminate) else []
             for text, is_answer in said:
@@ -120,68 +124,61 @@ TRUTH = box(0, 0, 30, 40)  # the upper left ninth: a share of 1/9, centre at (1/
 
 
 @pytest.mark.parametrize(
-    ("kind", "word", "about", "mask", "click", "strict", "tolerant"),
+    ("kind", "word", "about", "mask", "strict", "tolerant"),
     [
-        ("size", "medium-sized", "bare", EMPTY, None, True, True),
-        ("size", "large", "bare", EMPTY, None, False, True),  # 0.111 against 0.12 / 1.25
-        ("size", "small", "bare", EMPTY, None, False, False),
-        ("place", "upper left", "good", TRUTH, None, True, True),
-        ("place", "upper middle", "good", TRUTH, None, False, False),
-        ("place", "upper left", "bare", EMPTY, (0.2, 0.2), True, True),
-        ("place", "left", "bare", EMPTY, (0.2, 0.3), False, True),  # 0.033 above its upper side
-        ("place", "left", "bare", EMPTY, (0.2, 0.2), False, False),
-        ("place", "upper middle", "bare", EMPTY, (0.37, 0.2), False, True),  # 0.037 beside the target
-        ("place", "upper middle", "bare", EMPTY, (0.5, 0.2), False, False),  # the target is not there
-        ("place", "upper left", "bare", EMPTY, None, False, False),
-        ("place", "upper left", "missed", TRUTH, (0.2, 0.2), False, False),  # nothing is missing
-        ("place", "upper left", "missed", box(0, 0, 30, 10), (0.2, 0.2), True, True),
-        ("place", "lower right", "included", box(70, 100, 9, 9), (0.86, 0.8), True, True),
-        ("place by centre", "upper left", "bare", EMPTY, (0.9, 0.9), True, True),
-        ("error size", "moderate", "missed", box(0, 0, 30, 30), None, True, True),  # a quarter
-        ("error size", "small", "missed", box(0, 0, 30, 30), None, False, False),
-        ("error size", "large", "missed", box(0, 0, 30, 26), None, False, True),  # 0.35
-        ("error size", "small", "included", box(0, 0, 30, 30), None, False, False),  # there is none
-        ("error type", "missed", "missed", box(0, 0, 30, 30), None, True, True),
-        ("error type", "included", "included", box(0, 0, 30, 30), None, False, False),
-        ("error type", "included", "included", box(0, 10, 30, 33), None, False, True),  # the shallower one
-        ("error type", "missed", "missed", TRUTH, None, False, False),
-        ("error type", "good", "good", box(0, 0, 30, 32), None, True, True),  # IoU 0.80
-        ("error type", "good", "good", box(0, 0, 30, 30), None, False, True),  # 0.75
-        ("error type", "good", "good", box(0, 0, 30, 20), None, False, False),  # 0.50
-        ("error type", "good", "good", EMPTY, None, False, False),
-        ("error type", "elsewhere", "elsewhere", box(0, 0, 30, 19), None, True, True),
-        ("error type", "elsewhere", "elsewhere", box(0, 0, 30, 20), None, False, True),
-        ("error type", "elsewhere", "elsewhere", TRUTH, None, False, False),
-        ("error type", "absent", "absent", EMPTY, None, False, False),
-        ("error type", "phantom", "phantom", box(50, 50, 9, 9), None, False, False),
-        ("no mask", "bare", "bare", EMPTY, None, True, True),
-        ("no mask", "bare", "bare", TRUTH, None, False, False),
+        ("size", "medium-sized", "bare", EMPTY, True, True),
+        ("size", "large", "bare", EMPTY, False, True),  # 0.111 against 0.12 / 1.25
+        ("size", "small", "bare", EMPTY, False, False),
+        ("place", "upper left", "good", TRUTH, True, True),
+        ("place", "upper left", "missed", EMPTY, True, True),  # of the target, whatever the mask
+        ("place", "upper middle", "good", TRUTH, False, False),
+        ("error size", "moderate", "missed", box(0, 0, 30, 30), True, True),  # a quarter
+        ("error size", "small", "missed", box(0, 0, 30, 30), False, False),
+        ("error size", "large", "missed", box(0, 0, 30, 26), False, True),  # 0.35
+        ("error size", "small", "included", box(0, 0, 30, 30), False, False),  # there is none
+        ("error type", "missed", "missed", box(0, 0, 30, 30), True, True),
+        ("error type", "included", "included", box(0, 0, 30, 30), False, False),
+        ("error type", "included", "included", box(0, 10, 30, 33), False, True),  # the shallower one
+        ("error type", "missed", "missed", TRUTH, False, False),
+        ("fit", "well", "good", box(0, 0, 30, 32), True, True),  # IoU 0.80
+        ("fit", "well", "good", box(0, 0, 30, 30), False, True),  # 0.75
+        ("fit", "well", "good", box(0, 0, 30, 20), False, False),  # 0.50
+        ("fit", "well", "good", EMPTY, False, False),
+        ("fit", "badly", "elsewhere", box(0, 0, 30, 19), True, True),
+        ("fit", "badly", "elsewhere", box(0, 0, 30, 20), False, True),
+        ("fit", "badly", "elsewhere", TRUTH, False, False),
+        ("error type", "absent", "absent", EMPTY, False, False),
+        ("error type", "phantom", "phantom", box(50, 50, 9, 9), False, False),
+        ("decision", "bare", "bare", EMPTY, True, True),
+        ("decision", "bare", "bare", TRUTH, False, False),
+        ("decision", "good", "good", TRUTH, True, True),
     ],
 )
 def test_each_statement_is_judged_by_its_definition(
-    kind: str,
-    word: str,
-    about: str,
-    mask: Mask,
-    click: tuple[float, float] | None,
-    strict: bool,
-    tolerant: bool,
+    kind: str, word: str, about: str, mask: Mask, strict: bool, tolerant: bool
 ) -> None:
-    verdict = judge(Statement(kind, word, about), Scene(TRUTH, mask, click))
+    verdict = judge(Statement(kind, word, about), Scene(TRUTH, mask))
     assert (verdict.strict, verdict.tolerant) == (strict, tolerant), verdict.measured
 
 
+def test_a_place_near_its_border_is_tolerated() -> None:
+    truth = box(0, 36, 30, 12)  # centre at (0.35, 1/6), 0.017 right of the left third
+    for word, strict, tolerant in (("upper middle", True, True), ("upper left", False, True)):
+        verdict = judge(Statement("place", word, "bare"), Scene(truth, EMPTY))
+        assert (verdict.strict, verdict.tolerant) == (strict, tolerant)
+
+
 def test_of_an_absent_target_only_its_absence_is_true() -> None:
-    bare, marked = Scene(EMPTY, EMPTY, (0.5, 0.5)), Scene(EMPTY, TRUTH, None)
+    bare, marked = Scene(EMPTY, EMPTY), Scene(EMPTY, TRUTH)
     for scene, right in ((bare, {"absent"}), (marked, {"absent", "phantom", "included"})):
-        for word in ("missed", "included", "good", "elsewhere", "absent", "phantom"):
+        for word in ("missed", "included", "absent", "phantom"):
             assert judge(Statement("error type", word, word), scene).strict == (word in right)
-        for kind, word in (("size", "tiny"), ("place", "centre")):
+        for kind, word in (("size", "tiny"), ("place", "centre"), ("fit", "well"), ("fit", "badly")):
             assert not judge(Statement(kind, word, "good"), scene).tolerant
 
 
 def test_the_place_of_a_target_is_that_of_its_largest_part() -> None:
-    scene = Scene(box(0, 0, 10, 10) | box(70, 90, 12, 12), EMPTY, None)
+    scene = Scene(box(0, 0, 10, 10) | box(70, 90, 12, 12), EMPTY)
     verdict = judge(Statement("place", "lower right", "good"), scene)
     assert verdict.strict and verdict.measured == "lower right"
 
@@ -214,16 +211,19 @@ def turn(
 
 
 CLICK, STOP = {"verb": "Positive Point", "at": [0.2, 0.2]}, {"verb": "Terminate"}
-FIRST = "No mask yet. I see the liver at the upper left of the picture, small. I start there."
-MISS = "Something is missing. The mask misses a moderate part of the liver at the centre. I add it."
-FITS = "The mask fits. It covers the medium-sized liver at the upper left. No click would improve it much."
-FOUND = "A medium-sized liver can be seen at the left of the picture, covered by the mask."
+FIRST = "No mask yet. I look for the liver. It lies at the upper left. It is small. I start there."
+MISS = "Something is missing. The mask misses a part of the liver. It lies at the centre. The error is moderate. I add it."
+GOOD = (
+    "No click would help much. I compare the mask with the liver. The mask fits. It lies at the upper left. "
+    "It is medium-sized. I stop."
+)
+FOUND = "The liver is marked. It lies at the left. It is medium-sized."
 NONE = "Nothing to mark. I looked for the spleen and see nothing of the kind in this picture."
 LINES = [
     # bare: the place is right and the size wrong; then half is there: type and size right, place wrong
-    line("one", "a", [turn(FIRST, box(0, 0, 30, 36), CLICK), turn(FITS, box(0, 0, 30, 36), STOP, FOUND)]),
+    line("one", "a", [turn(FIRST, box(0, 0, 30, 36), CLICK), turn(GOOD, box(0, 0, 30, 36), STOP, FOUND)]),
     line("two", "b", [turn(MISS, TRUTH, CLICK), turn("Hm.", TRUTH, STOP)], start=box(0, 0, 30, 24)),
-    line("three", "c", [turn(FITS, TRUTH, STOP), turn(None, TRUTH, None)], start=box(60, 60, 20, 20)),
+    line("three", "c", [turn(GOOD, TRUTH, STOP), turn(None, TRUTH, None)], start=box(60, 60, 20, 20)),
     line("four", "d", [turn(NONE, None, STOP)], truth=EMPTY),
     {"case": "S/five", "dataset": "S", "patient": "e", "episode": None},  # could not be read
 ]
@@ -249,27 +249,27 @@ def test_a_run_is_counted_by_hand(
 
     assert strict("size") == (2, 3)  # small is wrong
     assert strict("place") == (3, 4)  # the centre is wrong
-    assert strict("error size") == (1, 1) and strict("error type") == (3, 4)  # the last mask does not fit
-    assert strict("error type, good") == (1, 2) and strict("no mask") == (1, 1)
-    assert strict("place by centre") == (1, 2)
+    assert strict("error size") == (1, 1) and strict("error type") == (2, 2)
+    assert strict("fit") == (1, 2)  # the last mask does not fit
+    assert strict("decision") == (3, 3)
     assert strict("all") == (9, 12)
     targets = found["thoughts"]["targets"]
     assert (targets["target present"]["strict"]["n"], targets["target absent"]["strict"]["n"]) == (11, 1)
     assert found["thoughts"]["sets"]["T"]["strict"]["value"] == pytest.approx(2 / 3)
     assert found["thoughts"]["sets"]["T"]["strict"]["low"] is None, "one patient has no interval"
     assert kinds["all"]["strict"]["low"] <= 9 / 12 <= kinds["all"]["strict"]["high"]
-    assert found["answers"]["kinds"]["all"]["strict"]["value"] == pytest.approx(2 / 3)  # left is wrong
+    assert found["answers"]["kinds"]["all"]["strict"]["value"] == pytest.approx(1 / 2)  # left is wrong
     assert found["thoughts that state one"]["value"] == pytest.approx(5 / 6)
     assert found["outside the templates"] == 1 and found["patients"] == 4
     wrong = {(one["said"], one["measured"]): one["n"] for one in found["thoughts"]["wrong"]}
-    assert wrong == {("small", "medium-sized"): 1, ("centre", "upper left"): 1, ("good", "elsewhere"): 1}
+    assert wrong == {("small", "medium-sized"): 1, ("centre", "upper left"): 1, ("well", "badly"): 1}
     assert list(found["bar"].values()) == [False, True]
     printed = capsys.readouterr().out
     assert "bar, agreement >= 0.9: NO" in printed and "1 are not written by the templates" in printed
 
 
 def test_true_thoughts_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = line("one", "a", [turn(FITS, TRUTH, STOP)], start=TRUTH)
+    good = line("one", "a", [turn(GOOD, TRUTH, STOP)], start=TRUTH)
     folder = run(tmp_path / "run", [good])
     monkeypatch.setattr(sys, "argv", ["thoughts.py", str(folder)])
     assert thoughts.main() == 0
@@ -281,7 +281,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         thoughts.main()
     with pytest.raises(InputError, match="holds thoughts"):
         table([])
-    blind = line("one", "a", [turn(FITS, TRUTH, STOP)], start=TRUTH)
+    blind = line("one", "a", [turn(GOOD, TRUTH, STOP)], start=TRUTH)
     blind["episode"]["truth"] = None
     with pytest.raises(InputError, match="true masks"):
         list(texts(blind))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ibisagent.actions import parse
 from ibisagent.errors import InputError
-from ibisagent.policies.embedded import FORMAT, EmbeddedPolicy
+from ibisagent.policies.embedded import FORMAT, Calibration, EmbeddedPolicy
 from ibisagent.policies.embedded_model import (
     LONGEST,
     MAPS,
@@ -93,10 +93,17 @@ def test_evidence_measures_areas_and_overlap() -> None:
     maps = torch.full((1, 4, GRID, GRID), -20.0)
     maps[:, 0, :32] = 20.0  # the upper half is target
     maps[:, 1, 16:48] = 20.0  # the middle half is painted: a third overlaps
-    figures = evidence(maps)[0]
+    valid = torch.zeros(1, 1, GRID, GRID)
+    valid[:, :, :, :32] = 1  # the picture is the left half of the square
+    maps[:, 0, :, 32:] = -20.0
+    maps[:, 1, :, 32:] = -20.0
+    figures = evidence(maps, valid)[0]
     assert figures[0].item() == pytest.approx(1 / 3, abs=1e-3)
-    assert figures[2].exp().item() == pytest.approx(0.5, abs=1e-3)
+    assert figures[2].exp().item() == pytest.approx(0.25, abs=1e-3)
     assert figures[8].item() == pytest.approx(20 / 4)
+    assert figures[12].item() == pytest.approx(0.0, abs=1e-3)  # in the middle across
+    assert figures[13].item() == pytest.approx(4 * 0.25 - 2, abs=1e-3)
+    assert figures[14].exp().item() == pytest.approx(0.5, abs=1e-3)  # half of the picture
 
 
 def test_cells_outside_the_image_are_never_written() -> None:
@@ -149,6 +156,38 @@ def test_undo_is_never_written_where_it_is_off(shipped: EmbeddedPolicy) -> None:
         read = parse(reply.text, BASE_VERBS)
         assert read.failure is None
         assert not (read.think or "").startswith((VERDICTS["elsewhere"], VERDICTS["phantom"]))
+
+
+def test_presence_decides_about_absent_targets(network: EmbeddedPolicyNetwork) -> None:
+    """Far above the threshold a target is never reported as absent, far below always."""
+    bare, painted = look(0), replace(look(1), mask=np.ones((256, 256), bool))
+    for threshold, reported in ((-50.0, False), (50.0, True)):
+        policy = EmbeddedPolicy(network, WORDS, calibration=Calibration(presence=threshold))
+        for observation, situation in ((bare, "absent"), (painted, "phantom")):
+            first = policy.act([observation])[0].token_ids[1]
+            assert (first == WORDS.id(VERDICTS[situation])) == reported
+
+
+def test_statements_without_enough_probability_are_left_out() -> None:
+    kinds = WORDS.statements()
+
+    def said(**sure: float) -> dict[str, int]:
+        policy = EmbeddedPolicy.load()
+        policy.calibrate(replace(policy.calibration, sure=sure))
+        tokens = [token for reply in policy.act([look(n) for n in range(16)]) for token in reply.token_ids]
+        return {kind: sum(token in ids for token in tokens) for kind, ids in kinds.items()}
+
+    free = said()
+    strict, never = said(place=0.95, size=0.95), said(**dict.fromkeys(kinds, 1.1))
+    assert free["place"] > strict["place"] and free["size"] > strict["size"]
+    assert not any(never.values())
+    assert said(place=1.1)["place"] == 0 < said(place=1.1)["size"]
+
+
+def test_calibration_is_saved_with_the_weights(network: EmbeddedPolicyNetwork, tmp_path: Path) -> None:
+    chosen = Calibration({VERDICTS["elsewhere"]: 2.5}, presence=1.25, sure={"place": 0.9})
+    EmbeddedPolicy(network, WORDS, calibration=chosen).save(tmp_path / "a.safetensors")
+    assert EmbeddedPolicy.load(tmp_path / "a.safetensors").calibration == chosen
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

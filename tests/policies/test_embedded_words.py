@@ -30,6 +30,14 @@ def test_the_vocabulary_is_closed_and_without_repeats() -> None:
         assert WORDS.decode(tokens, SIDE, SIDE) == sentence
 
 
+def test_a_statement_is_one_token_and_each_kind_has_its_own() -> None:
+    kinds = WORDS.statements()
+    assert {kind: len(ids) for kind, ids in kinds.items()} == {"fit": 2, "place": 18, "size": 8, "error": 3}
+    assert len({token for ids in kinds.values() for token in ids}) == 31
+    assert WORDS.encode("They lie at the upper left.", SIDE, SIDE)[0] in kinds["place"]
+    assert len(WORDS.encode("The mask fits badly. It is tiny.", SIDE, SIDE)) == 3
+
+
 def test_each_of_several_points_keeps_its_place() -> None:
     text = f"liver {point_text(70, SIDE, SIDE)} spleen {point_text(4000, SIDE, SIDE)}"
     tokens = WORDS.encode(text, SIDE, SIDE)

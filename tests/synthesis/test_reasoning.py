@@ -6,7 +6,10 @@ import pytest
 from ibisagent.actions import click_at, format_text, parse
 from ibisagent.synthesis.reasoning import (
     PLACES,
+    STATED,
+    STATEMENTS,
     VERDICTS,
+    Facts,
     answer,
     error_word,
     facts,
@@ -76,22 +79,38 @@ def test_facts_of_every_situation() -> None:
     truth = box(0, 0, 30, 40)  # the upper left ninth of the picture: a share of 1/9
     inside = click_at(10, 10, 90, 120, positive=True)
     outside = click_at(80, 110, 90, 120, positive=False)
-    bare = facts("liver", truth, None, inside)
-    assert (bare.situation, bare.place, bare.size, bare.error) == ("bare", "upper left", "medium-sized", "")
-    missed = facts("liver", truth, box(0, 0, 30, 30), inside)  # a quarter is missing
-    assert (missed.situation, missed.error) == ("missed", "moderate")
-    included = facts("liver", truth, truth | box(80, 110, 10, 10), outside)  # 100 of 1,200 pixels too many
-    assert (included.situation, included.place, included.error) == ("included", "lower right", "small")
-    good = facts("liver", truth, truth, Terminate())
-    assert (good.situation, good.place, good.size) == ("good", "upper left", "medium-sized")
-    assert facts("liver", EMPTY, None, Terminate()).situation == "absent"
-    assert facts("liver", truth, box(60, 60, 9, 9), Undo()).situation == "elsewhere"
-    assert facts("liver", EMPTY, box(60, 60, 9, 9), Undo()).situation == "phantom"
+    where = ("upper left", "medium-sized")
+    far, half = box(60, 60, 9, 9), box(0, 0, 30, 20)
+    assert facts("liver", truth, None, inside) == Facts("liver", "bare", *where)
+    assert facts("liver", truth, EMPTY, inside) == Facts("liver", "bare", *where)
+    # a quarter is missing; 100 of 1,200 pixels too many; half of it
+    assert facts("liver", truth, box(0, 0, 30, 30), inside) == Facts("liver", "missed", *where, "moderate")
+    wide = truth | box(80, 110, 10, 10)
+    assert facts("liver", truth, wide, outside) == Facts("liver", "included", *where, "small", "well")
+    assert facts("liver", truth, half, inside).fit == "", "an IoU of 0.50 is neither good nor bad"
+    assert facts("liver", truth, truth, Terminate()) == Facts("liver", "good", *where, fit="well")
+    assert facts("liver", truth, half, Terminate()) == Facts("liver", "good", *where)
+    assert facts("liver", truth, far, Undo()) == Facts("liver", "elsewhere", *where, fit="badly")
+    assert facts("liver", EMPTY, None, Terminate()) == Facts("liver", "absent")
+    assert facts("liver", EMPTY, far, Undo()) == Facts("liver", "phantom")
+    assert facts("liver", EMPTY, None, inside) == Facts("liver", "bare")
 
 
-def test_a_wrong_click_on_a_bare_picture_is_told_by_where_it_is() -> None:
-    known = facts("spleen", box(0, 0, 30, 40), EMPTY, click_at(80, 110, 90, 120, positive=True))
-    assert (known.situation, known.place) == ("bare", "lower right")
+def test_statements_are_left_out_at_times_and_keep_their_order() -> None:
+    rng = np.random.default_rng(0)
+    known = Facts("liver", "missed", "left", "small", "moderate", "badly")
+    wordings = [STATEMENTS[kind][getattr(known, kind)][0] for kind in STATEMENTS]
+    said = [thought(known, rng) for _ in range(2000)]
+    for wording in wordings:
+        assert np.mean([wording in text for text in said]) == pytest.approx(STATED, abs=0.03)
+    every = next(text for text in said if all(wording in text for wording in wordings))
+    assert [every.index(wording) for wording in wordings] == sorted(every.index(w) for w in wordings)
+    assert wordings == [
+        "The mask fits badly.",
+        "It lies at the left.",
+        "It is small.",
+        "The error is moderate.",
+    ]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -115,7 +134,6 @@ def test_every_thought_begins_with_its_verdict_and_fits_the_grammar(target: str)
             assert parse(text, {"Undo", "Positive Point", "Negative Point", "Terminate"}).format_ok  # type: ignore[arg-type]
             if finding is not None:
                 assert target in finding
-                assert known.place in finding
 
 
 def test_plural_targets_take_plural_verbs() -> None:
@@ -125,9 +143,8 @@ def test_plural_targets_take_plural_verbs() -> None:
         said = thought(facts("lungs", truth, None, click_at(5, 5, 90, 120, positive=True)), rng)
         finding = answer(facts("lungs", truth, truth, Terminate()), rng)
         for text in (said, finding):
-            assert "The lungs is" not in text
-            assert "lungs lies" not in text
-            assert "a medium-sized lungs" not in text.lower()
+            assert "lungs is" not in text
+            assert "It " not in text
 
 
 def test_sentences_cover_every_place() -> None:

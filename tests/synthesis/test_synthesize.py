@@ -15,11 +15,15 @@ import pytest
 from made_data import made, make_set
 from PIL import Image
 
+from ibisagent.datasets.biomedparse import split_of
+from ibisagent.datasets.cases import ReadOptions
+from ibisagent.datasets.detect import open_dataset
 from ibisagent.episodes import check_actions, read_episodes
 from ibisagent.errors import InputError
 from ibisagent.replay import replay
 from ibisagent.synthesis import synthesize
-from ibisagent.synthesis.synthesize import Synthesize, run, trajectory_files
+from ibisagent.synthesis.manifest import trajectory_files
+from ibisagent.synthesis.synthesize import Synthesize, run
 from ibisagent.synthesis.trajectories import reached
 from ibisagent.tools.classical import ClassicalTool
 
@@ -55,12 +59,24 @@ def command(data, out, **options):
         "self_correction": 0.4,
         "batch_size": 2,
         "stop_at": 0.94,
+        "hold_out": False,
     }
     return Synthesize(data, out, **(given | options))
 
 
 def episodes(out):
     return [episode for path in trajectory_files(out) for episode in read_episodes(path)]
+
+
+def test_the_validation_patients_are_left_out_unless_they_are_wanted(data, whole, tmp_path):
+    for split, held in (("train", {"val"}), (None, set())):
+        folder = tmp_path / str(split)
+        run(command(data, folder, hold_out=True, split=split))
+        left = {e.sample_id.rpartition("/")[0] for e in episodes(whole)}
+        left -= {e.sample_id.rpartition("/")[0] for e in episodes(folder)}
+        cases = open_dataset(data, None, ReadOptions(split="train")).cases
+        assert {split_of(case.patient or case.key) for case in cases if case.key in left} == held
+        assert len(left) == len(held), "one of the six is a validation patient"
 
 
 def test_every_target_has_one_labelled_trajectory_that_replays(data, whole):
@@ -165,7 +181,7 @@ def test_sigkill_with_two_workers_then_continue(data, whole, tmp_path):
     out = tmp_path / "out"
     code = START + (
         "s.run(s.Synthesize(Path(sys.argv[1]), Path(sys.argv[2]), tool='classical', max_turns=4, stop_at=0.94, "
-        "keep_unreached=True, absent=0.2, self_correction=0.4, batch_size=2, workers=2))"
+        "keep_unreached=True, absent=0.2, self_correction=0.4, batch_size=2, workers=2, hold_out=False))"
     )
     script = tmp_path / "job.py"
     script.write_text("if __name__ == '__main__':\n    " + code)

@@ -11,7 +11,8 @@ from teacher_server import GOOD, TeacherServer
 
 from ibisagent.episodes import read_episodes
 from ibisagent.errors import InputError
-from ibisagent.synthesis.synthesize import Synthesize, run, trajectory_files
+from ibisagent.synthesis.manifest import trajectory_files
+from ibisagent.synthesis.synthesize import Synthesize, run
 from ibisagent.synthesis.teacher import CHAT, COUNTS, Ask, ChatTeacher, Ledger, TeacherOptions, ledger_path
 from ibisagent.synthesis.trajectories import wrong_turns
 from ibisagent.types import Click, Terminate, Undo
@@ -232,6 +233,7 @@ def command(data, out, server, **options):
         "keep_unreached": True,
         "self_correction": 1.0,
         "plain": 0.5,
+        "hold_out": False,
     }
     said = {"teacher": server.spec, "teacher_rate": 1e6}
     return Synthesize(data, out, **(given | said | options))

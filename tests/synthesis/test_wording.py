@@ -12,7 +12,8 @@ from ibisagent.errors import InputError
 from ibisagent.replay import replay
 from ibisagent.synthesis import synthesize
 from ibisagent.synthesis.instructions import PRESENT
-from ibisagent.synthesis.synthesize import Synthesize, run, trajectory_files
+from ibisagent.synthesis.manifest import trajectory_files
+from ibisagent.synthesis.synthesize import Synthesize, run
 from ibisagent.tools.classical import ClassicalTool
 
 SHARES = ("name:1", "question:1", "function:1", "relation:2", "absent:1", "contradictory:1")
@@ -29,7 +30,14 @@ def data(tmp_path_factory):
 
 
 def command(data, out, **options):
-    given = {"tool": "classical", "max_turns": 3, "keep_unreached": True, "absent": 0.6, "plain": 1.0}
+    given = {
+        "tool": "classical",
+        "max_turns": 3,
+        "keep_unreached": True,
+        "absent": 0.6,
+        "plain": 1.0,
+        "hold_out": False,
+    }
     return Synthesize(data, out, **(given | {"instructions": SHARES} | options))
 
 

@@ -22,7 +22,8 @@ def make_trajectories(folder: Path) -> Path:
     """Trajectories of all kinds with the classical tool."""
     data = make_set(folder / "data", PICTURES)
     out = folder / "trajectories"
-    assert synthesize.run(synthesize.Synthesize(data, out, tool="classical", keep_unreached=True)) == 0
+    command = synthesize.Synthesize(data, out, tool="classical", keep_unreached=True, hold_out=False)
+    assert synthesize.run(command) == 0
     return out
 
 

@@ -56,7 +56,8 @@ def naive(policy: EmbeddedPolicy, example: Example) -> list[float]:
     words = len(policy.words.entries)
     image = torch.from_numpy(to_square(seen_by.image))[None]
     look = network.see(image, torch.tensor([TARGETS.index("liver")]))
-    verdict, every = (torch.from_numpy(shift) for shift in policy.shifts(seen_by))
+    verdict, every, absence = (torch.from_numpy(shift) for shift in policy.shifts(seen_by))
+    verdict = verdict + absence * policy.presence_shift(look.present)
     memory, past, last = network.recall(look.memory), None, look.glance
     inside = allowed_cells(*(torch.tensor([n]) for n in cells_inside(*seen_by.image.shape[:2])))[0]
     found = []

@@ -1,9 +1,9 @@
 """The policy that ships in the package: a small network that looks and writes the grammar.
 
 It sees the painted picture and nothing else of the state: no mask array, no clicks, no history; it
-only knows which turn it is. Without history it would repeat the click that it took back, so after
-the first turn it repairs by clicks and does not write Undo; and the more turns are behind it, the
-sooner a mask is good enough.
+only knows which turn it is and whether a mask stands. Without history it would repeat the click that
+it took back, so after the first turn it repairs by clicks and does not write Undo; and the more turns
+are behind it, the sooner a mask is good enough.
 Its own part of the work is reading the instruction (targets.understand), looking and writing;
 what it writes is text, read by the same parser as the text of a 7B model.
 """
@@ -15,7 +15,7 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,9 +45,23 @@ from ibisagent.types import BASE_VERBS, Observation, PolicyReply, Support, Verb,
 Scores: TypeAlias = NDArray[np.float32]  # one logit per word, or per cell
 CHUNK = 8  # texts written side by side; padded to it, so that a text never depends on its neighbours
 WEIGHTS = "embedded_policy.safetensors"
-FORMAT = 1  # of the weights file
-PATIENCE = 1.0  # what "The mask fits." gains in logits with every turn after the second
+FORMAT = 2  # of the weights file
+PATIENCE = 1.0  # what "No click would help much." gains in logits with every turn after the second
+_PRESENCE_GAIN, _PRESENCE_MOST = 4.0, 20.0  # how the distance to the threshold shifts a verdict's logit
 _UNDO_WORDS = (str(Verb.UNDO), VERDICTS["elsewhere"], VERDICTS["phantom"])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is chosen on validation patients after training (runs/calibrate_policy.py)."""
+
+    verdicts: Mapping[str, float] = field(default_factory=dict)
+    """shifts of the logits of verdicts, such as {"A fresh start is better.": 2.5}"""
+    presence: float | None = None
+    """logit of the target's presence below which it is reported as absent; None: the words decide alone"""
+    sure: Mapping[str, float] = field(default_factory=dict)
+    """by kind of statement: a greedy one is left out if less of its kind's probability is on it; above
+    1 the kind is never stated"""
 
 
 @dataclass(frozen=True)
@@ -71,10 +85,9 @@ class EmbeddedPolicy:
         network: EmbeddedPolicyNetwork,
         words: Words,
         temperature: float = 0.0,
-        verdict_bias: Mapping[str, float] | None = None,
+        calibration: Calibration | None = None,
         weights_id: str = "unsaved",
     ) -> None:
-        """`verdict_bias` shifts the logits of first words such as "The mask fits." (calibration)."""
         if not temperature >= 0:
             raise InputError("temperature is 0 or more", temperature)
         self.network = network.eval()
@@ -82,9 +95,12 @@ class EmbeddedPolicy:
         self.words = words
         self.temperature = temperature
         self._weights_id = weights_id
-        self.shift_verdicts(verdict_bias or {})
+        self.calibrate(calibration or Calibration())
         self._point = words.id(POINT)
-        self._fits = words.id(VERDICTS["good"])
+        self._stop, self._absent, self._phantom = (
+            words.id(VERDICTS[situation]) for situation in ("good", "absent", "phantom")
+        )
+        self._statements = {kind: np.array(ids) for kind, ids in words.statements().items()}
         self._undo = np.array([words.id(word) for word in _UNDO_WORDS])
 
     @classmethod
@@ -98,7 +114,7 @@ class EmbeddedPolicy:
             )
         try:
             return cls._load(file, temperature)
-        except (OSError, SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
             raise InputError(
                 "the embedded policy needs its weights",
                 f"{file.name} ({str(error).splitlines()[0]})",
@@ -120,7 +136,7 @@ class EmbeddedPolicy:
             {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
         )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        return cls(network, words, temperature, json.loads(metadata["verdict_bias"]), digest)
+        return cls(network, words, temperature, Calibration(**json.loads(metadata["calibration"])), digest)
 
     def save(self, path: Path) -> None:
         """Write half-precision weights with all that `load` needs; `path` is replaced as a whole."""
@@ -128,16 +144,11 @@ class EmbeddedPolicy:
             key: (value.half() if value.is_floating_point() else value).contiguous()
             for key, value in self.network.state_dict().items()
         }
-        bias = {
-            verdict: float(self._bias[self.words.id(verdict)])
-            for verdict in VERDICTS.values()
-            if self._bias[self.words.id(verdict)]
-        }
         metadata = {
             "format": f"ibisagent embedded policy {FORMAT}",
             "targets": json.dumps(TARGETS),
             "words": json.dumps(self.words.entries),
-            "verdict_bias": json.dumps(bias),
+            "calibration": json.dumps(asdict(self.calibration)),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
@@ -148,20 +159,12 @@ class EmbeddedPolicy:
         """Write with the network's weights as they are now, after they were trained."""
         self._weights_id = "unsaved"
 
-    def shift_verdicts(self, shifts: Mapping[str, float]) -> None:
-        """Replace the shifts of the first words' logits, such as {"The mask fits.": 0.5}."""
+    def calibrate(self, calibration: Calibration) -> None:
+        """Replace the calibration. Raises KeyError for a verdict that the vocabulary has not."""
+        self.calibration = calibration
         self._bias = np.zeros(len(self.words.entries), np.float32)
-        for verdict, value in shifts.items():
+        for verdict, value in calibration.verdicts.items():
             self._bias[self.words.id(verdict)] = value
-
-    @torch.inference_mode()
-    def verdict_logits(self, observation: Observation) -> dict[str, float]:
-        """Unshifted logits of every verdict on an observation of a known target."""
-        target = TARGETS.index(understand(observation.instruction).target or "")
-        seen = self._look((observation, target)).seen
-        first = torch.tensor([[self.words.id("<think>"), 0]])
-        logits = self.network.write(seen, first)[0][0, 1]
-        return {verdict: float(logits[self.words.id(verdict)]) for verdict in VERDICTS.values()}
 
     def supports(self, instruction: str) -> Support:
         """Whether the instruction names exactly one target of the corpus."""
@@ -220,9 +223,11 @@ class EmbeddedPolicy:
             for row, look in enumerate(looks):
                 if tokens[row] and tokens[row][-1] == 1:
                     continue
-                verdict, every = shifts[row]
-                shifted = scores[row] + every + (verdict if position == 1 else 0)
-                word = self._choose(shifted, chances[row])
+                verdict, every, absence = shifts[row]
+                shifted = scores[row] + every
+                if position == 1:
+                    shifted += verdict + absence * self.presence_shift(look.seen.present).numpy()
+                word = self._choose(self._only_sure(shifted), chances[row])
                 chosen[row] = word
                 if word == self._point:
                     cell = self._cell(look, states[row : row + 1], chances[row])
@@ -241,17 +246,37 @@ class EmbeddedPolicy:
         text, ids = written
         return PolicyReply(text, None, len(ids), seconds, ids)
 
-    def shifts(self, observation: Observation) -> tuple[Scores, Scores]:
+    def shifts(self, observation: Observation) -> tuple[Scores, Scores, Scores]:
         """What is added to the words' logits: where the verdict stands (token 1), and at every token.
 
         Calibration and patience where the verdict stands; -inf for Undo where it is not enabled, or
         of no use: after turn 1 a policy without history would only repeat the click that it undid.
+        Last, also where the verdict stands, what `presence_shift` is multiplied by: 1 for the verdict
+        that reports the target as absent.
         """
-        verdict, every = self._bias.copy(), np.zeros_like(self._bias)
-        verdict[self._fits] += PATIENCE * max(0, observation.turn - 2)
+        verdict, every, absence = self._bias.copy(), np.zeros_like(self._bias), np.zeros_like(self._bias)
+        verdict[self._stop] += PATIENCE * max(0, observation.turn - 2)
         if Verb.UNDO not in observation.verbs or observation.turn > 1:
             every[self._undo] = -np.inf
-        return verdict, every
+        absence[self._absent if observation.mask is None else self._phantom] = 1
+        return verdict, every, absence
+
+    def presence_shift(self, present: Tensor) -> Tensor:
+        """Shift of the verdict that reports the target as absent, from the logits of its presence."""
+        if self.calibration.presence is None:
+            return torch.zeros_like(present)
+        away = (self.calibration.presence - present.detach()) * _PRESENCE_GAIN
+        return away.clamp(-_PRESENCE_MOST, _PRESENCE_MOST)
+
+    def _only_sure(self, logits: Scores) -> Scores:
+        """Without statements of a kind whose likeliest one has not enough of the kind's probability."""
+        if self.temperature > 0:
+            return logits
+        for kind, share in self.calibration.sure.items():
+            own = logits[self._statements[kind]]
+            if 1 / np.exp(own - own.max()).sum() < share:
+                logits[self._statements[kind]] = -np.inf
+        return logits
 
     def _cell(self, look: _Look, state: Tensor, chance: np.random.Generator) -> int:
         rows, columns = cells_inside(*look.observation.image.shape[:2])

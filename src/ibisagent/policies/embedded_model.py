@@ -101,8 +101,16 @@ def _joined(x: Tensor, rows: int) -> Tensor:
     return joined if len(joined) == rows else F.pad(joined, (0, 0, 0, 0, 0, rows - len(joined)))
 
 
-def evidence(maps: Tensor) -> Tensor:
-    """B x 12 figures from the maps' logits: areas, overlap, error shares and peaks."""
+FIGURES = 15  # of `evidence`
+
+
+def evidence(maps: Tensor, valid: Tensor) -> Tensor:
+    """B x FIGURES from the maps' logits: areas, overlap, error shares, peaks, where the target is.
+
+    `valid` B x 1 x h x w is the share of each cell that the picture covers; the target's centre and
+    area are relative to that part.
+    """
+    maps = maps.float()
     p = torch.sigmoid(maps)
     target, painted, missed, included = (p[:, index] for index in range(4))
     area = [part.mean((1, 2)) + 1e-5 for part in (target, painted, missed, included)]
@@ -110,9 +118,14 @@ def evidence(maps: Tensor) -> Tensor:
     overlap = (both + 1e-5) / (area[0] + area[1] - both + 1e-5)
     peaks = maps.amax((2, 3)) / 4
     shares = [torch.log(area[2] / area[0]), torch.log(area[3] / area[0])]
-    return torch.stack(
-        [overlap, overlap * overlap, *[torch.log(a) for a in area], *shares, *peaks.unbind(1)], dim=1
-    )
+    sure = target * target * valid[:, 0]
+    total = sure.sum((1, 2)) + 1e-5
+    where = torch.arange(maps.shape[-1], device=maps.device, dtype=maps.dtype) + 0.5
+    width, height = valid[:, 0].amax(1).sum(1), valid[:, 0].amax(2).sum(1)
+    x, y = (sure.sum(1) * where).sum(1) / total / width, (sure.sum(2) * where).sum(1) / total / height
+    part = torch.log(area[0] / valid.mean((1, 2, 3)))
+    figures = [overlap, overlap * overlap, *[torch.log(a) for a in area], *shares, *peaks.unbind(1)]
+    return torch.stack([*figures, 4 * x - 2, 4 * y - 2, part], dim=1)
 
 
 class EmbeddedPolicyNetwork(nn.Module):
@@ -128,14 +141,16 @@ class EmbeddedPolicyNetwork(nn.Module):
         self.block8, self.block4 = _Steered(48, 64), _Steered(_HEAD, 64)
         self.join8 = nn.Conv2d(48, _HEAD, 1)
         self.maps = nn.Conv2d(_HEAD, 4, 3, padding=1)
-        self.present = nn.Sequential(nn.Linear(96 + 64 + 12, 64), nn.ReLU(), nn.Linear(64, 1))
+        self.present = nn.Sequential(nn.Linear(96 + 64 + FIGURES, 64), nn.ReLU(), nn.Linear(64, 1))
 
         self.to_memory = nn.Linear(96 + _HEAD + 8, _WIDTH)
         self.places = nn.Parameter(torch.randn(256, _WIDTH) * 0.02)
-        self.figures = nn.Sequential(nn.Linear(12 + 1 + 64, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, 2 * _WIDTH))
+        self.figures = nn.Sequential(
+            nn.Linear(FIGURES + 1 + 64, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, 2 * _WIDTH)
+        )
         self.words = nn.Embedding(words, _WIDTH)
         nn.init.normal_(self.words.weight, std=0.05)
-        self.start, self.hint = nn.Linear(64, _WIDTH), nn.Linear(12 + 1, _WIDTH)
+        self.start, self.hint = nn.Linear(64, _WIDTH), nn.Linear(FIGURES + 1, _WIDTH)
         nn.init.zeros_(self.hint.weight)
         nn.init.zeros_(self.hint.bias)
         self.order = nn.Parameter(torch.randn(LONGEST + 1, _WIDTH) * 0.02)
@@ -161,7 +176,7 @@ class EmbeddedPolicyNetwork(nn.Module):
         maps = self.maps(F.relu(x)) + torch.cat(
             [own, painted, torch.zeros_like(painted).repeat(1, 2, 1, 1)], dim=1
         )
-        figures = evidence(maps.detach())
+        figures = evidence(maps.detach(), F.avg_pool2d(image[:, 3:], 4))
         deep = features.stride16.mean((2, 3))
         present = self.present(torch.cat([deep, name, figures], dim=1))[:, 0]
         p = torch.sigmoid(maps.detach())

@@ -1,8 +1,9 @@
 """The words of the embedded policy: text in the grammar to tokens and back.
 
-One token is a tag, a verb, the name of a target, a word or a point. All points share one token in
-the sequence; which point is meant is an index into a grid of cells over the 256 x 256 square that
-holds the observation, and its text is the centre of that cell in the picture frame.
+One token is a tag, a verb, the name of a target, a verdict, a statement, a word or a point. All
+points share one token in the sequence; which point is meant is an index into a grid of cells over
+the 256 x 256 square that holds the observation, and its text is the centre of that cell in the
+picture frame.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ibisagent.actions import DECIMALS
-from ibisagent.synthesis.reasoning import VERDICTS, sentences
+from ibisagent.synthesis.reasoning import STATEMENTS, VERDICTS, sentences, statement_sentences
 from ibisagent.targets import TARGETS
 
 SIDE = 256  # pixels of the square that the network sees
@@ -36,6 +37,7 @@ _FIXED = (
     "of the picture",
     "in this picture",
     *VERDICTS.values(),
+    *statement_sentences(),
 )
 POINT_ENTRY = _FIXED.index(POINT)
 _COORDINATES = re.compile(r"\( ?([0-9.]+), ([0-9.]+) ?\)")
@@ -62,6 +64,14 @@ class Words:
 
     def _ids(self) -> dict[str, int]:
         return {entry: index for index, entry in enumerate(self.entries)}
+
+    def statements(self) -> dict[str, tuple[int, ...]]:
+        """Token ids of the statements, by kind: of each kind one is true, or none."""
+        ids = self._ids()
+        return {
+            kind: tuple(ids[wording] for wordings in values.values() for wording in wordings)
+            for kind, values in STATEMENTS.items()
+        }
 
     def point_id(self, cell: int) -> int:
         """Token id of the point in a cell; the decoder reads all points as the entry `<point>`."""

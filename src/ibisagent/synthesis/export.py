@@ -64,7 +64,7 @@ class Record:
 def run(command: Export) -> int:
     """Export; returns the exit code. Raises InputError."""
     from ibisagent.episodes import read_episodes
-    from ibisagent.synthesis.synthesize import trajectory_files
+    from ibisagent.synthesis.manifest import trajectory_files
 
     files = trajectory_files(command.trajectories)
     episodes = (episode for path in files for episode in read_episodes(path))

@@ -64,7 +64,7 @@ class Facts:
 
 def run(command: View) -> int:
     """Write the page; returns the exit code, 0. Raises InputError."""
-    from ibisagent.synthesis.synthesize import trajectory_files
+    from ibisagent.synthesis.manifest import trajectory_files
 
     if command.limit < 1:
         raise InputError("--limit is at least 1", command.limit)

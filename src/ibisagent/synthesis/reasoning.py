@@ -1,7 +1,10 @@
 """Thoughts and answers from templates that are fed by measured facts, so that each one is true.
 
-The facts come from the true mask, which only training data has; the sentences say what a person
-would see in the picture: where, how large, which error.
+A thought is a verdict, which says what to do, then what it is about, then statements, then what is
+done. The statements are whole sentences of their own: how well the mask fits, where the target is,
+how large it is, how large the error. The facts come from the true mask, which only training data
+has. Each statement is left out at times, so that a policy learns thoughts without those that it is
+not sure of.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from ibisagent.masks import error_regions
+from ibisagent.masks import error_regions, iou
 from ibisagent.types import Action, Click, Mask, Terminate, Undo
 
 Situation = Literal["bare", "absent", "missed", "included", "good", "elsewhere", "phantom"]
@@ -33,15 +36,22 @@ ERRORS = ((0.1, "small"), (0.4, "moderate"), (float("inf"), "large"))
 PLURAL = frozenset({"lungs", "nuclei", "portal vein and splenic vein"})
 
 
+FITS_ABOVE, BADLY_BELOW = 0.80, 0.50
+"""IoU from which a mask is said to fit, and below which it is said to fit badly; nothing between."""
+
+STATED = 0.75  # of the statements that could be made, so many are
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a thought may say; every word of it can be checked against the masks."""
 
     target: str  # canonical name
     situation: Situation
-    place: str  # of the click, else of the target's largest part; "" where the target is absent
-    size: str  # of the target; "" where it is absent
-    error: str  # size of the error region that is clicked; "" without one
+    place: str = ""  # of the target's largest part; "" where it is absent
+    size: str = ""  # of the target; "" where it is absent
+    error: str = ""  # size of the error region that is clicked; "" without one
+    fit: Literal["", "well", "badly"] = ""  # of the mask; "" without one and between the two
 
 
 def place_of(x: float, y: float) -> str:
@@ -75,27 +85,26 @@ def _centre(mask: Mask) -> tuple[float, float]:
 def facts(target: str, truth: Mask, mask: Mask | None, action: Action) -> Facts:
     """Measure what is true before `action`; masks are bool HxW of one frame, `mask` None is bare.
 
-    An Undo is explained by a mask that fits the target badly (or by a target that is absent), a
-    Terminate by a mask that fits (or, without a mask, by an absent target).
+    An Undo is explained by a mask that is not worth keeping (or by a target that is absent), a
+    Terminate by one that no click would improve much (or, without a mask, by an absent target).
     """
-    present = bool(truth.any())
-    size = size_word(float(truth.mean())) if present else ""
-    if isinstance(action, Terminate):
-        if not present or mask is None:
-            return Facts(target, "absent", "", "", "")
-        return Facts(target, "good", place_of(*_centre(truth)), size, "")
-    if isinstance(action, Undo):
-        if not present:
-            return Facts(target, "phantom", "", "", "")
-        return Facts(target, "elsewhere", place_of(*_centre(truth)), size, "")
-    assert isinstance(action, Click)
-    place = place_of(action.x, action.y)
-    if mask is None or not mask.any():
-        return Facts(target, "bare", place, size, "")
+    stands = mask is not None and bool(mask.any())
+    if not truth.any():
+        if isinstance(action, Click):
+            return Facts(target, "bare")
+        return Facts(target, "phantom" if isinstance(action, Undo) else "absent")
+    place, size = place_of(*_centre(truth)), size_word(float(truth.mean()))
+    if mask is None or not stands:
+        return Facts(target, "absent" if isinstance(action, Terminate) else "bare", place, size)
+    overlap = iou(truth, mask)
+    fit: Literal["", "well", "badly"] = (
+        "well" if overlap >= FITS_ABOVE else "badly" if overlap < BADLY_BELOW else ""
+    )
+    if not isinstance(action, Click):
+        return Facts(target, "elsewhere" if isinstance(action, Undo) else "good", place, size, "", fit)
     missed, included = error_regions(truth, mask)
-    region = missed if action.positive else included
-    share = float(region.sum()) / max(int(truth.sum()), 1)
-    return Facts(target, "missed" if action.positive else "included", place, size, error_word(share))
+    share = float((missed if action.positive else included).sum()) / int(truth.sum())
+    return Facts(target, "missed" if action.positive else "included", place, size, error_word(share), fit)
 
 
 VERDICTS: dict[Situation, str] = {
@@ -103,49 +112,62 @@ VERDICTS: dict[Situation, str] = {
     "absent": "Nothing to mark.",
     "missed": "Something is missing.",
     "included": "Too much is covered.",
-    "good": "The mask fits.",
-    "elsewhere": "It does not fit.",
+    "good": "No click would help much.",
+    "elsewhere": "A fresh start is better.",
     "phantom": "Wrong and not needed.",
 }
-"""How every thought begins: the judgement comes first, the wording after it varies."""
+"""How every thought begins: what to do comes first, the wording after it varies."""
 
-_THOUGHTS: dict[Situation, tuple[str, ...]] = {
+STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "fit": {"well": ("The mask fits.",), "badly": ("The mask fits badly.",)},
+    "place": {
+        place: (f"It lies at the {place}.", f"They lie at the {place}.") for row in PLACES for place in row
+    },
+    "size": {size: (f"It is {size}.", f"They are {size}.") for _, size in SIZES},
+    "error": {error: (f"The error is {error}.",) for _, error in ERRORS},
+}
+"""What thoughts and answers state, by field of Facts and value; the second wording is the plural's."""
+
+_THOUGHTS: dict[Situation, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bare": (
-        "The {target} {is} {size} and {lies} at the {place} of the picture. I click inside.",
-        "I see the {target} at the {place} of the picture, {size}. I start there.",
-        "A clear part of the {target} is at the {place}. I click it.",
+        ("I look for the {target}.", "The {target} {is} to be marked."),
+        ("I click inside.", "I start there."),
     ),
     "absent": (
-        "I looked for the {target} and see nothing of the kind in this picture.",
-        "The {target} {is} not in this picture, so there is nothing to click.",
+        (
+            "I looked for the {target} and see nothing of the kind in this picture.",
+            "The {target} {is} not in this picture, so there is nothing to click.",
+        ),
+        (),
     ),
     "missed": (
-        "The mask misses a {error} part of the {target} at the {place}. I add it.",
-        "A {error} part of the {target} at the {place} of the picture is not covered. I click it.",
+        ("The mask misses a part of the {target}.", "A part of the {target} is not covered."),
+        ("I add it.", "I click it."),
     ),
     "included": (
-        "The mask wrongly includes a {error} region at the {place}. I take it out.",
-        "A {error} region at the {place} of the picture does not belong to the {target}. I exclude it.",
+        ("The mask covers more than the {target}.", "Something beside the {target} is covered."),
+        ("I take it out.", "I exclude it."),
     ),
     "good": (
-        "It covers the {size} {target} at the {place}. No click would improve it much.",
-        "The {target} at the {place} of the picture {is} {size} and well covered. I stop.",
+        ("I compare the mask with the {target}.", "I look at the {target} under the mask."),
+        ("I stop.", "I leave it so."),
     ),
     "elsewhere": (
-        "The mask is not well on the {target}, which {is} {size} and {lies} at the {place}. I take it back.",
-        "This mask is not well on the {target} at the {place} of the picture. I undo.",
+        ("I compare the mask with the {target}.", "I look at the {target} and at the mask."),
+        ("I take the mask back.", "I undo."),
     ),
     "phantom": (
-        "The mask covers something else and the {target} {is} not in this picture. I take it back.",
-        "I see nothing of the {target} under this mask. I undo.",
+        (
+            "The mask covers something else and the {target} {is} not in this picture.",
+            "I see nothing of the {target} under this mask.",
+        ),
+        ("I take it back.", "I undo."),
     ),
 }
+"""Before the statements, and after them."""
 
 _ANSWERS: dict[Situation, tuple[str, ...]] = {
-    "good": (
-        "The {target} {is} visible at the {place} of the picture and {size}. The mask covers it.",
-        "A {size} {target} can be seen at the {place} of the picture, covered by the mask.",
-    ),
+    "good": ("The {target} {is} marked.", "The mask shows the {target}."),
     "absent": (
         "The {target} {is} not present in this picture.",
         "No {target} can be seen in this picture.",
@@ -153,44 +175,48 @@ _ANSWERS: dict[Situation, tuple[str, ...]] = {
 }
 
 
-def _fill(template: str, known: Facts) -> str:
-    plural = known.target in PLURAL
-    if plural:
-        template = template.replace("A {size} {target}", "The {size} {target}")
-        template = template.replace("covers it", "covers them")
-    return template.format(
-        target=known.target,
-        place=known.place,
-        size=known.size,
-        error=known.error,
-        **{"is": "are" if plural else "is", "lies": "lie" if plural else "lies"},
-    )
+def _fill(template: str, target: str) -> str:
+    return template.format(target=target, **{"is": "are" if target in PLURAL else "is"})
+
+
+def _stated(known: Facts, kinds: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+    """The statements of some kinds, each at times left out."""
+    said = []
+    for kind in kinds:
+        value = getattr(known, kind)
+        if value and rng.random() < STATED:
+            wordings = STATEMENTS[kind][value]
+            said.append(wordings[-1] if known.target in PLURAL else wordings[0])
+    return said
 
 
 def thought(known: Facts, rng: np.random.Generator) -> str:
-    """The verdict on the situation, then one of its templates filled with the facts."""
-    templates = _THOUGHTS[known.situation]
-    return VERDICTS[known.situation] + " " + _fill(templates[int(rng.integers(len(templates)))], known)
+    """The verdict on the situation, what it is about, some of the statements, what is done."""
+    before, after = _THOUGHTS[known.situation]
+    parts = [VERDICTS[known.situation], _fill(before[int(rng.integers(len(before)))], known.target)]
+    if known.situation != "absent":
+        parts += _stated(known, tuple(STATEMENTS), rng)
+    parts += [after[int(rng.integers(len(after)))]] if after else []
+    return " ".join(parts)
 
 
 def answer(known: Facts, rng: np.random.Generator) -> str:
     """The finding that goes with Terminate (situations good and absent)."""
     templates = _ANSWERS[known.situation]
-    return _fill(templates[int(rng.integers(len(templates)))], known)
+    parts = [_fill(templates[int(rng.integers(len(templates)))], known.target)]
+    if known.situation != "absent":
+        parts += _stated(known, ("place", "size"), rng)
+    return " ".join(parts)
 
 
 def sentences() -> tuple[str, ...]:
-    """Every template with every value filled in that changes its words: what a vocabulary must hold."""
-    found = list(VERDICTS.values())
-    places = [place for row in PLACES for place in row]
-    for table in (_THOUGHTS, _ANSWERS):
-        for situation, templates in table.items():
-            for template in templates:
-                for target in ("liver", "lungs"):
-                    found += [
-                        _fill(template, Facts(target, situation, place, size, error))
-                        for place in places
-                        for _, size in SIZES
-                        for _, error in ERRORS
-                    ]
-    return tuple(found)
+    """Every sentence, with every value filled in that changes its words: what a vocabulary must hold."""
+    templates = [text for before, after in _THOUGHTS.values() for text in (*before, *after)]
+    templates += [text for every in _ANSWERS.values() for text in every]
+    found = [*VERDICTS.values(), *statement_sentences()]
+    return tuple(found + [_fill(text, target) for text in templates for target in ("liver", "lungs")])
+
+
+def statement_sentences() -> tuple[str, ...]:
+    """Every sentence that states something."""
+    return tuple(wording for values in STATEMENTS.values() for every in values.values() for wording in every)

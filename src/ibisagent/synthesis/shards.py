@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ibisagent.datasets.biomedparse import split_of
 from ibisagent.datasets.cases import Case, ReadOptions, samples_of
 from ibisagent.datasets.detect import open_dataset
 from ibisagent.environment import Settings
@@ -50,6 +51,7 @@ class Job:
     keep_unreached: bool = False
     shards: int = 1
     batch_size: int = 4
+    hold_out: bool = False  # leave out the validation patients of the layout of BiomedParseData
     limit: int | None = None  # of cases, for a trial
     seed: int = 0
     wording: Wording | None = None  # None: the instructions of the data set
@@ -83,7 +85,10 @@ class Work:
         """Raises InputError where the data cannot be listed."""
         self.job = job
         self.dataset = open_dataset(job.data, job.format, job.options)
-        cases = sorted(self.dataset.cases, key=lambda case: _hash(case.key))[: job.limit]
+        cases = sorted(self.dataset.cases, key=lambda case: _hash(case.key))
+        if job.hold_out and self.dataset.format == "biomedparse":
+            cases = [case for case in cases if split_of(case.patient or case.key) == "train"]
+        cases = cases[: job.limit]
         self.shards: list[list[Case]] = [[] for _ in range(job.shards)]
         for case in cases:  # in the order of hashes, which no listing of a folder changes
             self.shards[_hash(case.key) % job.shards].append(case)

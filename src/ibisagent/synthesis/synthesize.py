@@ -8,12 +8,10 @@ data, or the exported shards of each).
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Job, Work
     from ibisagent.synthesis.teacher import TeacherOptions
 
-SCHEMA = "ibisagent.synthesis/1"
-MANIFEST = "manifest.json"
 _SHARD_CASES = 64  # about so many pictures a shard
 _SAY_EVERY = 20.0  # seconds between lines where nobody watches
 
@@ -43,6 +39,9 @@ class Synthesize:
     """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, huggingface or folders; else found out"""
     split: str | None = "train"
     """only this split of the data set"""
+    hold_out: bool = True
+    """leave out the training patients, a tenth, that `train rl` and `evaluate --split val` validate on
+    (in the layout of BiomedParseData)"""
     target: str | None = None
     """what masks without names show, such as "skin lesion" """
     labels: tuple[str, ...] = ()
@@ -110,6 +109,7 @@ class Synthesize:
 def run(command: Synthesize) -> int:
     """Make or continue the trajectories; returns the exit code. Raises InputError."""
     from ibisagent import ray_engine
+    from ibisagent.synthesis.manifest import MANIFEST, begin, locked, summary, write_manifest
     from ibisagent.synthesis.shards import Work, shard_path
     from ibisagent.synthesis.teacher import Ledger, ledger_path
 
@@ -132,8 +132,8 @@ def run(command: Synthesize) -> int:
     if len(work.dataset.faults) > 5:
         _say(f"... and {len(work.dataset.faults) - 5} more; see `ibisagent data check`")
     command.out.mkdir(parents=True, exist_ok=True)
-    with _locked(command.out):
-        manifest = _begin(command.out, work)
+    with locked(command.out):
+        manifest = begin(command.out, work)
         pending = [index for index in range(job.shards) if not shard_path(command.out, index).exists()]
         if pending:
             cases = sum(len(work.shards[index]) for index in pending) * job.repeats
@@ -147,7 +147,7 @@ def run(command: Synthesize) -> int:
         manifest |= summary(command.out, job.shards) | {"complete": True}
         if job.teacher is not None:
             manifest["teacher"] = Ledger(ledger_path(command.out)).counts()
-        _write_json(command.out / MANIFEST, manifest)
+        write_manifest(command.out / MANIFEST, manifest)
     counts = manifest["counts"]
     print(f"{counts['trajectories']} trajectories in {command.out}")
     _say(", ".join(f"{kind} {count}" for kind, count in counts["kinds"].items()))
@@ -198,6 +198,7 @@ def job_of(command: Synthesize) -> Job:
         repeats=command.repeats,
         keep_unreached=command.keep_unreached,
         batch_size=command.batch_size,
+        hold_out=command.hold_out and command.split == "train",
         limit=command.limit,
         seed=command.seed,
         wording=Wording.parse(command.instructions) if command.instructions else None,
@@ -220,125 +221,6 @@ def _teacher(command: Synthesize) -> TeacherOptions | None:
 
 def _dealt(job: Job, cases: int) -> Job:
     return replace(job, shards=max(1, -(-cases // _SHARD_CASES)))
-
-
-# --- what is on disk --------------------------------------------------------------------------
-
-
-def _begin(out: Path, work: Work) -> dict[str, Any]:
-    """The manifest of this job. Raises InputError where the folder holds another one."""
-    from ibisagent.fingerprint import differences
-
-    job = work.job
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "job": {
-            "data": {"format": work.dataset.format, "cases": work.count, "digest": work.digest},
-            "instruction": job.options.instruction,
-            "tool": ":".join(part.rsplit("/", 1)[-1] for part in job.tool.split(":", 1)),
-            "point_to_box": job.point_to_box,
-            "teaching": asdict(job.teaching),
-            "undo": job.undo,
-            "max_turns": job.max_turns,
-            "repeats": job.repeats,
-            "keep_unreached": job.keep_unreached,
-            "shards": job.shards,
-            "seed": job.seed,
-        },
-        "complete": False,
-    }
-    if job.wording is not None:
-        record["job"]["instructions"] = dict(job.wording.shares)
-    if job.teacher is not None:
-        record["job"]["teacher"] = job.teacher.record()
-    path = out / MANIFEST
-    if path.exists():
-        try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))["job"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(
-                "the manifest in --out can be read", "a damaged one", "name another folder"
-            ) from None
-        changed = differences(record["job"], earlier)
-        if changed:
-            raise InputError(
-                "a job is continued with the options that it was begun with",
-                "; ".join(changed),
-                "name another --out, or use the same options",
-            )
-    elif any(out.glob("*.jsonl")):
-        raise InputError("--out is a folder of its own", "one with other logs", "name another folder")
-    _write_json(path, record)
-    return record
-
-
-def summary(out: Path, shards: int) -> dict[str, Any]:
-    """What finished shards hold: counts by kind and data set, turns, what was left out, the fingerprint."""
-    from ibisagent.synthesis.shards import instructions_path, left_out_path, shard_path
-
-    kinds: Counter[str] = Counter()
-    sets: Counter[str] = Counter()
-    left: Counter[str] = Counter()
-    said: Counter[str] = Counter()
-    turns = 0
-    fingerprint: dict[str, Any] = {}
-    for index in range(shards):
-        with shard_path(out, index).open(encoding="utf-8") as lines:
-            for line in lines:
-                record = json.loads(line)
-                kinds[record["kind"]] += 1
-                sets[record["sample_id"].split("/")[0]] += 1
-                turns += len(record["turns"])
-                fingerprint = record["fingerprint"]
-        if left_out_path(out, index).exists():
-            with left_out_path(out, index).open(encoding="utf-8") as lines:
-                left.update(json.loads(line)["why"] for line in lines)
-        if instructions_path(out, index).exists():
-            with instructions_path(out, index).open(encoding="utf-8") as lines:
-                said.update(json.loads(line)["kind"] for line in lines)
-    counts = {
-        "trajectories": sum(kinds.values()),
-        "turns": turns,
-        "kinds": dict(sorted(kinds.items())),
-        "datasets": dict(sorted(sets.items())),
-        "left_out": dict(sorted(left.items())),
-    }
-    if said:
-        counts["instructions"] = dict(sorted(said.items()))
-    return {"counts": counts, "fingerprint": fingerprint}
-
-
-def trajectory_files(path: Path) -> list[Path]:
-    """The logs of a synthesis folder in order, or the one log that is named. Raises InputError."""
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob("trajectories-*.jsonl")) or sorted(path.glob("*.jsonl"))
-    if not files:
-        raise InputError(
-            "trajectories are a log or a folder of logs", "none", "name the folder of `synthesize`"
-        )
-    return files
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Nobody else writes into the folder; the lock falls with the process, however it ends."""
-    import fcntl
-
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                "one job at a time writes into a folder", "a running one", "wait for it"
-            ) from None
-        yield
 
 
 # --- workers ----------------------------------------------------------------------------------

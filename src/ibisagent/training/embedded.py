@@ -19,7 +19,6 @@ from ibisagent.errors import InputError
 from ibisagent.policies.embedded import WEIGHTS, EmbeddedPolicy
 from ibisagent.policies.embedded_model import (
     LONGEST,
-    EmbeddedPolicyNetwork,
     Seen,
     allowed_cells,
     to_square,
@@ -33,9 +32,10 @@ from ibisagent.training.trainable import Collated, Example
 class WordLogProbs(nn.Module):
     """Pictures, targets and tokens to the tokens' log-probabilities; see `EmbeddedTrainable.collate`."""
 
-    def __init__(self, network: EmbeddedPolicyNetwork) -> None:
+    def __init__(self, policy: EmbeddedPolicy) -> None:
         super().__init__()
-        self.network = network
+        self.network = policy.network
+        self.policy = policy
 
     def train(self, mode: bool = True) -> WordLogProbs:
         """Always as in inference: the log-probabilities must be those that texts were sampled with."""
@@ -45,12 +45,12 @@ class WordLogProbs(nn.Module):
     def forward(
         self, image: Tensor, target: Tensor, tokens: Tensor, cells: Tensor, shifts: Tensor, inside: Tensor
     ) -> Tensor:
-        """B x 4 x 256 x 256, B, B x T, B x T (-1: no point), B x 2 x words, B x 4096 to B x T."""
+        """B x 4 x 256 x 256, B, B x T, B x T (-1: no point), B x 3 x words, B x 4096 to B x T."""
         seen: Seen = self.network.see(image, target)
         logits, states = self.network.write(seen, tokens)
         verdict = torch.zeros_like(logits)
-        verdict[:, 1] = shifts[:, 0]
-        log_probs = torch.log_softmax(logits + verdict + shifts[:, 1:], dim=-1)
+        verdict[:, 1] = shifts[:, 0] + shifts[:, 2] * self.policy.presence_shift(seen.present)[:, None]
+        log_probs = torch.log_softmax(logits + verdict + shifts[:, 1:2], dim=-1)
         chosen = log_probs.gather(2, tokens[..., None])[..., 0]
         rows, columns = torch.nonzero(cells >= 0, as_tuple=True)
         if len(rows):
@@ -72,7 +72,7 @@ class EmbeddedTrainable:
         if freeze_vision:
             policy.network.encoder.requires_grad_(False)
             policy.network.encoder.register_forward_hook(_as_leaves)
-        self.module = WordLogProbs(policy.network)
+        self.module = WordLogProbs(policy)
 
     def problem(self, example: Example) -> str | None:
         """Why an example cannot be trained, in a few words that group alike cases; None where it can."""

@@ -151,7 +151,7 @@ class Trajectories:
         self, path: Path, trainable: Trainable, history: str | None, kinds: Sequence[str] = ()
     ) -> None:
         """Finds the episodes of a log or a folder of logs; pictures are not read yet. Raises InputError."""
-        from ibisagent.synthesis.synthesize import trajectory_files
+        from ibisagent.synthesis.manifest import trajectory_files
 
         if not path.exists():
             raise InputError("trajectories are a log or a folder of logs", "no such path", "check the path")
