@@ -75,7 +75,10 @@ def naive(policy: EmbeddedPolicy, example: Example) -> list[float]:
 
 
 @torch.no_grad()
-def test_log_probabilities_are_those_of_writing_word_by_word(trainable) -> None:
+@pytest.mark.parametrize("presence", [None, 0.0, 3.0])
+def test_log_probabilities_are_those_of_writing_word_by_word(presence: float | None) -> None:
+    trainable = EmbeddedTrainable(EmbeddedPolicy.load(temperature=1.0))
+    trainable.policy.calibrate(replace(trainable.policy.calibration, presence=presence))
     examples = sampled(trainable, [observe(1), observe(2, turn=3), observe(3, height=256, width=140)])
     batch = trainable.collate(examples)
     ours = trainable.module(**batch.inputs)
@@ -88,7 +91,7 @@ def test_log_probabilities_are_those_of_writing_word_by_word(trainable) -> None:
         assert ours[row][batch.mask[row]].tolist() == pytest.approx(
             naive(trainable.policy, example), abs=2e-4
         )
-    assert points, "no click was sampled; the test says nothing about points"
+    assert points or presence is not None, "no click was sampled; the test says nothing about points"
 
 
 @torch.no_grad()
