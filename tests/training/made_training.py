@@ -9,7 +9,9 @@ from typing import Any
 
 from synthesis.made_data import make_set
 
+from ibisagent.policies.embedded import Calibration, EmbeddedPolicy
 from ibisagent.synthesis import synthesize
+from ibisagent.synthesis.reasoning import VERDICTS
 from ibisagent.training.grpo import TrainRl
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import PolicyToTrain
@@ -34,6 +36,14 @@ def sft(data: Path, out: Path, **changes: Any) -> TrainSft:
     return replace(command, **changes)
 
 
+def clicking_policy(folder: Path) -> str:
+    """The packaged policy, kept from saying that discs are no organs."""
+    policy = EmbeddedPolicy.load()
+    policy.calibrate(Calibration(verdicts={VERDICTS["absent"]: -50.0}))
+    policy.save(folder / "clicking.safetensors")
+    return f"embedded:{folder / 'clicking.safetensors'}"
+
+
 def rl(data: Path, out: Path, **changes: Any) -> TrainRl:
     """A run of three rounds of two groups of three with the embedded pair, encoder frozen."""
     command = TrainRl(
@@ -47,7 +57,9 @@ def rl(data: Path, out: Path, **changes: Any) -> TrainRl:
         validate_every=2,
         validate_per_set=2,
         record_every=2,
-        model=PolicyToTrain(freeze_vision=True),
+        model=PolicyToTrain(
+            policy=clicking_policy(data if data.is_dir() else data.parent), freeze_vision=True
+        ),
         optimisation=Optimisation(lr=1e-4, micro_batch=4, save_every=1, schedule="constant"),
     )
     return replace(command, **changes)

@@ -53,6 +53,7 @@ optimiser._optimiser.zero_grad = keep
 stepped = optimiser.step(0, list(_cut(mine, 2)), loss)
 if optimiser.rank == 0:
     torch.save({"gradient": kept, "loss": stepped.loss, "tokens": stepped.tokens}, out / f"world{optimiser.world}.pt")
+optimiser.close()
 """
 
 

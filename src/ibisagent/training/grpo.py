@@ -167,7 +167,7 @@ def train(command: TrainRl) -> str | None:
         write_card(command.out, made)
         screen.print(f"stopped: {stopped}" if stopped else "finished")
         screen.print(f"trained policy: {command.out / POLICY}")
-    optimiser.accelerator.wait_for_everyone()
+    optimiser.close()
     return stopped
 
 

@@ -222,6 +222,11 @@ class Optimiser:
         record: dict[str, Any] = json.loads((found[-1] / STATE).read_text(encoding="utf-8"))
         return record
 
+    def close(self) -> None:
+        """End trackers and the process group, whose threads would abort a process that just exits."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
     def _checkpoints(self) -> list[Path]:
         return sorted(path.parent for path in (self.out / "checkpoints").glob(f"step-*[0-9]/{STATE}"))
 

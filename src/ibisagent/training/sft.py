@@ -113,7 +113,7 @@ def train(command: TrainSft) -> Path:
         }
         write_card(command.out, card)
         screen.print(f"trained policy: {command.out / POLICY}")
-    optimiser.accelerator.wait_for_everyone()
+    optimiser.close()
     return command.out / POLICY
 
 
