@@ -65,9 +65,7 @@ def test_every_template_is_read_back(target: str, situation: reasoning.Situation
 
 
 def test_verdict_and_sentence_may_disagree_and_other_texts_are_not_read() -> None:
-    text = (
-        "Something is missing. I compare the mask with the liver. The mask fits. It lies at the left. I stop."
-    )
+    text = "Something is missing. I compare the mask with the liver. The mask fits. It lies at the left of the picture. I stop."
     assert statements(text) == [
         Statement("error type", "missed", "missed"),
         Statement("fit", "well", "missed"),
@@ -211,13 +209,15 @@ def turn(
 
 
 CLICK, STOP = {"verb": "Positive Point", "at": [0.2, 0.2]}, {"verb": "Terminate"}
-FIRST = "No mask yet. I look for the liver. It lies at the upper left. It is small. I start there."
-MISS = "Something is missing. The mask misses a part of the liver. It lies at the centre. The error is moderate. I add it."
+FIRST = (
+    "No mask yet. I look for the liver. It lies at the upper left of the picture. It is small. I start there."
+)
+MISS = "Something is missing. The mask misses a part of the liver. It lies at the centre of the picture. The error is moderate. I add it."
 GOOD = (
-    "No click would help much. I compare the mask with the liver. The mask fits. It lies at the upper left. "
+    "No click would help much. I compare the mask with the liver. The mask fits. It lies at the upper left of the picture. "
     "It is medium-sized. I stop."
 )
-FOUND = "The liver is marked. It lies at the left. It is medium-sized."
+FOUND = "The liver is marked. It lies at the left of the picture. It is medium-sized."
 NONE = "Nothing to mark. I looked for the spleen and see nothing of the kind in this picture."
 LINES = [
     # bare: the place is right and the size wrong; then half is there: type and size right, place wrong

@@ -34,7 +34,7 @@ def test_a_statement_is_one_token_and_each_kind_has_its_own() -> None:
     kinds = WORDS.statements()
     assert {kind: len(ids) for kind, ids in kinds.items()} == {"fit": 2, "place": 18, "size": 8, "error": 3}
     assert len({token for ids in kinds.values() for token in ids}) == 31
-    assert WORDS.encode("They lie at the upper left.", SIDE, SIDE)[0] in kinds["place"]
+    assert WORDS.encode("They lie at the upper left of the picture.", SIDE, SIDE)[0] in kinds["place"]
     assert len(WORDS.encode("The mask fits badly. It is tiny.", SIDE, SIDE)) == 3
 
 

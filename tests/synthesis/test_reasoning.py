@@ -107,7 +107,7 @@ def test_statements_are_left_out_at_times_and_keep_their_order() -> None:
     assert [every.index(wording) for wording in wordings] == sorted(every.index(w) for w in wordings)
     assert wordings == [
         "The mask fits badly.",
-        "It lies at the left.",
+        "It lies at the left of the picture.",
         "It is small.",
         "The error is moderate.",
     ]

@@ -121,7 +121,9 @@ VERDICTS: dict[Situation, str] = {
 STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "fit": {"well": ("The mask fits.",), "badly": ("The mask fits badly.",)},
     "place": {
-        place: (f"It lies at the {place}.", f"They lie at the {place}.") for row in PLACES for place in row
+        place: (f"It lies at the {place} of the picture.", f"They lie at the {place} of the picture.")
+        for row in PLACES
+        for place in row
     },
     "size": {size: (f"It is {size}.", f"They are {size}.") for _, size in SIZES},
     "error": {error: (f"The error is {error}.",) for _, error in ERRORS},
