@@ -25,7 +25,7 @@ ABDOMEN = {
     "left adrenal gland",
 }  # fmt: skip
 MIRRORED_NAMES = {"left lung": "right lung", "right lung": "left lung"}
-FREE_MIRROR = {"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "USGRA", "MontgomeryCXR"}
+FREE_MIRROR = set(SET_WEIGHTS) - {"BTCV", "Sunnybrook"}  # Montgomery: with its names, see MIRRORED_NAMES
 FREE_TURN = {"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"}
 # Targets that another set's pictures may well show although nobody drew them.
 TRUNK = {"BTCV", "MontgomeryCXR", "Sunnybrook"}
@@ -116,7 +116,7 @@ class Augmenter:
             item = self._composed(item)
         invalid = 0.0 if self.single_pass else 0.2
         mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < invalid)
-        # A mirrored trunk or hippocampus is no valid anatomy: shown, but never with a name.
+        # A mirrored trunk is no valid anatomy: shown, but never with a name.
         nameless = mirror and item.dataset not in FREE_MIRROR
         matrix, height, width = self._geometry(item, plain, mirror)
         flags = cv2.INTER_LINEAR

@@ -36,7 +36,7 @@ WEIGHTS = {
     "Sunnybrook": 1.5,
     "USGRA": 2.2,
 }
-FLIP_X = frozenset({"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "USGRA"})
+FLIP_X = frozenset({"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "MSDHippocampus", "USGRA"})
 TURN = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # no up and down
 COLOR_SETS = frozenset({"HyperKvasir", "ISIC2017"})
 _TRUNK = frozenset({"BTCV", "MontgomeryCXR", "Sunnybrook"})
