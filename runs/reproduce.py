@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from arms import ibisagent
 
 HERE = Path(__file__).parent
 # glibc would give memory back and fault it in again at every step: 1.4x slower
@@ -49,8 +50,7 @@ class Reproduce:
 def run(script: str, *arguments: object) -> None:
     """Run a script of this folder or of benchmarks/; each continues what it began, or finds it done."""
     print("running:", script, *arguments, flush=True)
-    what = [script] if script == "-m" else [str(HERE.parent / script)]
-    command = [sys.executable, *what, *map(str, arguments)]
+    command = [sys.executable, str(HERE.parent / script), *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | MEMORY, check=False)
     if done.returncode:
         raise SystemExit(f"{script} ended with exit code {done.returncode}; run the same command again")
@@ -86,8 +86,8 @@ def main(config: Reproduce) -> None:
     pair = ("--policy", f"embedded:{policy}", "--tool", f"embedded:{tool}")
     alone = ("--policy", "scripted:stop-at-once", "--tool", f"embedded:{rival}")
     for name, options in (("agent", pair), ("none", (*pair, "--start", "none")), ("rival", alone)):
-        run("-m", "ibisagent.cli", "evaluate", data, "--split", "test", "--out", out / name, *options)
-    run("-m", "ibisagent.cli", "compare", out / "rival", out / "agent")
+        ibisagent("evaluate", data, "--split", "test", "--out", out / name, *options)
+    ibisagent("compare", out / "rival", out / "agent")
     run(
         "runs/tool_swap.py", data, "--out", out / "tool-swap", "--policies", f"embedded:{policy}",
         "--tools", f"embedded:{tool}", "classical",

@@ -100,7 +100,6 @@ class EmbeddedPolicy:
         self._stop, self._absent, self._phantom = (
             words.id(VERDICTS[situation]) for situation in ("good", "absent", "phantom")
         )
-        self._statements = {kind: np.array(ids) for kind, ids in words.statements().items()}
         self._undo = np.array([words.id(word) for word in _UNDO_WORDS])
 
     @classmethod
@@ -160,11 +159,13 @@ class EmbeddedPolicy:
         self._weights_id = "unsaved"
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Replace the calibration. Raises KeyError for a verdict that the vocabulary has not."""
+        """Replace the calibration. Raises KeyError for a verdict or a kind of statement that is unknown."""
         self.calibration = calibration
         self._bias = np.zeros(len(self.words.entries), np.float32)
         for verdict, value in calibration.verdicts.items():
             self._bias[self.words.id(verdict)] = value
+        kinds = self.words.statements()
+        self._sure = [(np.array(kinds[kind]), share) for kind, share in calibration.sure.items()]
 
     def supports(self, instruction: str) -> Support:
         """Whether the instruction names exactly one target of the corpus."""
@@ -272,10 +273,10 @@ class EmbeddedPolicy:
         """Without statements of a kind whose likeliest one has not enough of the kind's probability."""
         if self.temperature > 0:
             return logits
-        for kind, share in self.calibration.sure.items():
-            own = logits[self._statements[kind]]
+        for kind, share in self._sure:
+            own = logits[kind]
             if 1 / np.exp(own - own.max()).sum() < share:
-                logits[self._statements[kind]] = -np.inf
+                logits[kind] = -np.inf
         return logits
 
     def _cell(self, look: _Look, state: Tensor, chance: np.random.Generator) -> int:
