@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ibisagent.datasets.biomedparse import split_of
+from ibisagent.datasets.biomedparse import part_of
 from ibisagent.datasets.cases import Case, ReadOptions, hashed, samples_of
 from ibisagent.datasets.detect import open_dataset
 from ibisagent.errors import InputError
@@ -85,9 +85,7 @@ def plan(
         if split != "val":
             raise
         found = open_dataset(data, format, replace(options, split="train"))
-    entries = list(found.cases)
-    if found.format == "biomedparse" and split in ("train", "val"):
-        entries = [entry for entry in entries if split_of(entry.patient or entry.key) == split]
+    entries = part_of(found, split) if split in ("train", "val") else list(found.cases)
     names = sorted({entry.dataset for entry in entries})
     unknown = sorted(set(datasets) - set(names))
     if unknown:

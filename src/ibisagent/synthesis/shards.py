@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ibisagent.datasets.biomedparse import split_of
+from ibisagent.datasets.biomedparse import part_of
 from ibisagent.datasets.cases import Case, ReadOptions, samples_of
 from ibisagent.datasets.detect import open_dataset
 from ibisagent.environment import Settings
@@ -85,10 +85,8 @@ class Work:
         """Raises InputError where the data cannot be listed."""
         self.job = job
         self.dataset = open_dataset(job.data, job.format, job.options)
-        cases = sorted(self.dataset.cases, key=lambda case: _hash(case.key))
-        if job.hold_out and self.dataset.format == "biomedparse":
-            cases = [case for case in cases if split_of(case.patient or case.key) == "train"]
-        cases = cases[: job.limit]
+        cases = part_of(self.dataset, "train") if job.hold_out else self.dataset.cases
+        cases = sorted(cases, key=lambda case: _hash(case.key))[: job.limit]
         self.shards: list[list[Case]] = [[] for _ in range(job.shards)]
         for case in cases:  # in the order of hashes, which no listing of a folder changes
             self.shards[_hash(case.key) % job.shards].append(case)
