@@ -16,15 +16,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from ibisagent.datasets.cases import Case, DataSet
 from ibisagent.errors import InputError
 from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture, Sample
+
+if TYPE_CHECKING:
+    from ibisagent.datasets.cases import Case, DataSet
 
 DEFAULT_INSTRUCTION = "Find the {target} in this image."
 _VALIDATION_TENTHS = 1
