@@ -181,7 +181,10 @@ class EmbeddedPolicy:
             for item, target, error in zip(observations, targets, errors, strict=True)
             if error is None
         ]
-        looks = in_lanes(self._look, good)
+        shown = [(item.image.shape, item.image.tobytes(), target) for item, target in good]
+        once = dict(zip(shown, good, strict=True))  # rollouts of one group begin with the same picture
+        seen = dict(zip(once, in_lanes(self._look, once.values()), strict=True))
+        looks = [_Look(item, *seen[key]) for key, (item, _) in zip(shown, good, strict=True)]
         chunks = [looks[first : first + CHUNK] for first in range(0, len(looks), CHUNK)]
         texts = itertools.chain.from_iterable(in_lanes(self._write, chunks))
         share = (time.perf_counter() - began) / max(1, len(observations))
@@ -197,12 +200,12 @@ class EmbeddedPolicy:
     # --- looking, and writing side by side ---
 
     @torch.inference_mode()
-    def _look(self, asked: tuple[Observation, int]) -> _Look:
+    def _look(self, asked: tuple[Observation, int]) -> tuple[Seen, list[tuple[Tensor, Tensor]]]:
         """One picture and the row of its target; one at a time, since sums depend on the batch's size."""
         observation, target = asked
         image = torch.from_numpy(to_square(observation.image))[None]
         seen = self.network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
-        return _Look(observation, seen, self.network.recall(seen.memory))
+        return seen, self.network.recall(seen.memory)
 
     @torch.inference_mode()
     def _write(self, looks: Sequence[_Look]) -> list[tuple[str, tuple[int, ...]]]:

@@ -43,10 +43,20 @@ class WordLogProbs(nn.Module):
         return self
 
     def forward(
-        self, image: Tensor, target: Tensor, tokens: Tensor, cells: Tensor, shifts: Tensor, inside: Tensor
+        self,
+        image: Tensor,
+        target: Tensor,
+        shown: Tensor,
+        tokens: Tensor,
+        cells: Tensor,
+        shifts: Tensor,
+        inside: Tensor,
     ) -> Tensor:
-        """B x 4 x 256 x 256, B, B x T, B x T (-1: no point), B x 3 x words, B x 4096 to B x T."""
-        seen: Seen = self.network.see(image, target)
+        """U x 4 x 256 x 256, U, B (of the U), B x T, B x T (-1: no point), B x 3 x words, B x 4096 to B x T.
+
+        Texts on the same picture share its look: rollouts of one group begin with the same one.
+        """
+        seen = _rows(self.network.see(image, target), shown)
         logits, states = self.network.write(seen, tokens)
         verdict = torch.zeros_like(logits)
         verdict[:, 1] = shifts[:, 0] + shifts[:, 2] * self.policy.presence_shift(seen.present)[:, None]
@@ -54,8 +64,7 @@ class WordLogProbs(nn.Module):
         chosen = log_probs.gather(2, tokens[..., None])[..., 0]
         rows, columns = torch.nonzero(cells >= 0, as_tuple=True)
         if len(rows):
-            part = Seen(*(getattr(seen, field.name)[rows] for field in fields(Seen)))
-            places = self.network.point(part, states[rows, columns])
+            places = self.network.point(_rows(seen, rows), states[rows, columns])
             places = torch.log_softmax(places.masked_fill(~inside[rows], -torch.inf), dim=1)
             here = places.gather(1, cells[rows, columns][:, None])[:, 0]
             chosen = chosen.index_put((rows, columns), here, accumulate=True)
@@ -114,11 +123,17 @@ class EmbeddedTrainable:
             weights[row, : len(own)] = weight or 0.0
         seen = [example.observation for example in examples]
         names = [understand(item.instruction).target or "" for item in seen]
-        images = torch.from_numpy(np.stack([to_square(item.image) for item in seen]))
+        looks = [
+            (item.image.shape, item.image.tobytes(), name) for item, name in zip(seen, names, strict=True)
+        ]
+        once = {look: (item, name) for look, item, name in zip(looks, seen, names, strict=True)}
+        place = {look: number for number, look in enumerate(once)}
+        images = torch.from_numpy(np.stack([to_square(item.image) for item, _ in once.values()]))
         inside = [cells_inside(*item.image.shape[:2]) for item in seen]
         inputs = {
             "image": images.contiguous(memory_format=torch.channels_last),
-            "target": torch.tensor([TARGETS.index(name) for name in names]),
+            "target": torch.tensor([TARGETS.index(name) for _, name in once.values()]),
+            "shown": torch.tensor([place[look] for look in looks]),
             "tokens": tokens,
             "cells": cells,
             "shifts": torch.from_numpy(np.stack([np.stack(self.policy.shifts(item)) for item in seen])),
@@ -142,6 +157,10 @@ class EmbeddedTrainable:
         if last.token_ids is not None:
             return last.token_ids
         return tuple(self.policy.words.encode(last.text, *example.observation.image.shape[:2]))
+
+
+def _rows(seen: Seen, rows: Tensor) -> Seen:
+    return Seen(*(getattr(seen, field.name)[rows] for field in fields(Seen)))
 
 
 def _as_leaves(_: nn.Module, __: object, features: Features) -> Features:

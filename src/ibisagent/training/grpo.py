@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -228,16 +229,19 @@ def learn(
     from ibisagent.seeding import generator_for
     from ibisagent.training.loss import policy_loss
 
+    by_turn = operator.attrgetter("observation.turn")
     examples = [
-        e for group in played for e in examples_with_advantages(group, command.credit, command.history)
+        example
+        for group in played
+        for example in sorted(examples_with_advantages(group, command.credit, command.history), key=by_turn)
     ]
-    shuffled = generator_for(command.optimisation.seed, "texts", number, optimiser.rank).permutation(
-        len(examples)
-    )
-    examples = [examples[int(index)] for index in shuffled]
+    chance = generator_for(command.optimisation.seed, "texts", number, optimiser.rank)
+    shuffled = chance.permutation(len(examples))
+    # within a share in order: texts of a group on one picture meet in a micro-batch and share its encoding
+    dealt = [sorted(shuffled[k :: command.updates]) for k in range(command.updates)]
+    shares = [[examples[int(index)] for index in share] for share in dealt if share]
     size = command.optimisation.micro_batch
     stepped = None
-    shares = [share for share in (examples[k :: command.updates] for k in range(command.updates)) if share]
     cuts = [[share[first : first + size] for first in range(0, len(share), size)] for share in shares]
     # with one update the texts are from these very weights, and the ratio is 1
     old = [optimiser.log_probs(parts) for parts in cuts] if len(cuts) > 1 else None
