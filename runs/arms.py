@@ -1,6 +1,6 @@
 """What the experiments of this folder share: arms that are trained and measured alike, and a table.
 
-An arm is a name and options of `ibisagent train rl`. Every arm is trained with every seed, then
+An arm is a name and options of `ibisagent train rl` (or sft). Every arm is trained with every seed, then
 measured by `ibisagent evaluate`; all steps continue where they were stopped. Differences to the
 first arm are paired by case, seeds pooled, with the bootstrap over patients of `evaluation`.
 """
@@ -25,6 +25,12 @@ from ibisagent.evaluation.intervals import (
 from ibisagent.evaluation.samples import read_scores
 from ibisagent.evaluation.scoring import CaseScore
 
+# What GRPO of the embedded policy is trained with, chosen on validation patients (dev/LOG.md).
+GRPO = (
+    "--start", "none", "--lr", "2e-4", "--credit", "turn", "--least-spread", "0.02",
+    "--micro-batch", "16", "--save-every", "10",
+)  # fmt: skip
+
 
 @dataclass
 class Experiment:
@@ -44,7 +50,7 @@ class Experiment:
     """one training each"""
     split: str = "val"
     """what the table is measured on; test only once, when everything is chosen"""
-    start: str = "auto"
+    start: str = "none"
     """where episodes begin when they are measured"""
 
 
@@ -53,9 +59,9 @@ class Arm:
     """One row of a table."""
 
     name: str
-    train: tuple[str, ...] | None = ()  # options of `train rl`; None: the policy as it is
+    train: tuple[str, ...] | None = ()  # options of `train rl` beside GRPO; None: the policy as it is
     evaluate: tuple[str, ...] = ()  # options of `evaluate`
-    policy: str | None = None  # instead of the experiment's
+    trajectories: Path | None = None  # `train sft` on these instead of `train rl`
 
 
 def ibisagent(*arguments: object) -> None:
@@ -77,12 +83,14 @@ def run(experiment: Experiment, arms: Sequence[Arm]) -> str:
 
 def _arm(experiment: Experiment, arm: Arm, seed: int) -> Path:
     folder = experiment.out / f"{arm.name.replace(' ', '-')}-{seed}"
-    policy = arm.policy or experiment.policy
+    policy = experiment.policy
     if arm.train is not None:
-        ibisagent(
-            "train", "rl", experiment.data, "--out", folder, "--policy", policy, "--tool", experiment.tool,
-            "--steps", experiment.steps, "--seed", seed, *arm.train,
-        )  # fmt: skip
+        common = ("--out", folder, "--policy", policy, "--seed", seed)
+        if arm.trajectories:
+            ibisagent("train", "sft", arm.trajectories, *common, *arm.train)
+        else:
+            here = ("--tool", experiment.tool, "--steps", experiment.steps)
+            ibisagent("train", "rl", experiment.data, *common, *here, *GRPO, *arm.train)
         kind = policy.partition(":")[0]
         policy = f"{kind}:{folder / 'policy'}"
     measured = folder / f"evaluation-{experiment.split}"

@@ -6,11 +6,10 @@ python runs/profiles.py --data DATA --out out/profiles --policy embedded:SFT/pol
 import tyro
 from arms import Arm, Experiment, run
 
-COMMON = ("--lr", "5e-5", "--save-every", "1")
 ARMS = (
-    Arm("shaped", COMMON),
-    Arm("shaped, credit per turn", (*COMMON, "--credit", "turn")),
-    Arm("paper", (*COMMON, "--profile", "paper")),
+    Arm("shaped, credit per turn"),
+    Arm("shaped, credit per episode", ("--credit", "episode")),
+    Arm("paper, credit per turn", ("--profile", "paper")),
     Arm("SFT", train=None),
 )
 

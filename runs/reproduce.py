@@ -43,8 +43,10 @@ class Reproduce:
     """training of the policy, on the tool's encoder and on the tool's masks"""
     rival_minutes: float = 330.0
     """training of the single-pass rival: as long as tool and policy together"""
-    rounds: int = 60
+    rounds: int = 150
     """of GRPO"""
+    further: int = 5000
+    """steps of further supervised training beside it, about as long"""
 
 
 def run(script: str, *arguments: object) -> None:
@@ -66,6 +68,7 @@ def main(config: Reproduce) -> None:
         run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", first)
         run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", whole, "--small-share", 0.79)
         run("runs/calibrate_tool.py", "--weights", out / "tool" / tool.name, "--out", tool)
+    raw = out / "policy/policy.safetensors"
     with_tool = ("--data", data, "--tool", f"embedded:{tool}")
     if not policy.exists():
         run(
@@ -73,16 +76,19 @@ def main(config: Reproduce) -> None:
             "--encoder", tool, "--tool", tool,
         )  # fmt: skip
         run(
-            "runs/calibrate_policy.py", *with_tool, "--weights", out / "policy/policy.safetensors",
+            "runs/calibrate_policy.py", *with_tool, "--weights", raw,
             "--out", out / "calibration",
         )  # fmt: skip
-    run("runs/sft.py", *with_tool, "--out", out / "sft", "--policy", f"embedded:{policy}")
-    taught = ("--policy", f"embedded:{out / 'sft/run/policy'}", "--steps", config.rounds)
-    run("runs/rl.py", *with_tool, "--out", out / "rl", *taught, "--split", "val")
+    run("runs/sft.py", *with_tool, "--out", out / "sft", "--policy", f"embedded:{raw}")
+    taught = (
+        *with_tool, "--policy", f"embedded:{out / 'sft/run/policy'}", "--steps", config.rounds,
+        "--trajectories", out / "sft/further", "--further", config.further, "--out", out / "rl",
+    )  # fmt: skip
+    run("runs/rl.py", *taught, "--split", "val")
     rival = out / "rival/embedded_tool.safetensors"
     run("runs/embedded_tool.py", "--out", rival.parent, "--minutes", config.rival_minutes, "--single-pass")
     # from here on the test split is read
-    run("runs/rl.py", *with_tool, "--out", out / "rl", *taught, "--split", "test")
+    run("runs/rl.py", *taught, "--split", "test")
     pair = ("--policy", f"embedded:{policy}", "--tool", f"embedded:{tool}")
     alone = ("--policy", "scripted:stop-at-once", "--tool", f"embedded:{rival}")
     for name, options in (("agent", pair), ("none", (*pair, "--start", "none")), ("rival", alone)):

@@ -2,7 +2,8 @@
 
     python runs/sft.py --data DATA --out out/sft --policy embedded:PRETRAINED --epochs 2
 
-Every step continues where it was stopped. The policy lies in OUT/run/policy afterwards.
+Every step continues where it was stopped. The policy lies in OUT/run/policy afterwards; OUT/further
+holds three more trajectories of every picture for runs/rl.py, which trains on with them.
 """
 
 from dataclasses import dataclass
@@ -34,11 +35,12 @@ class Config:
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    ibisagent(
-        "synthesize", config.data, "--out", config.out / "trajectories", "--tool", config.tool,
-        "--workers", config.workers,
-    )  # fmt: skip
+    for name, more in (("trajectories", ()), ("further", ("--repeats", 3, "--seed", 1))):
+        ibisagent(
+            "synthesize", config.data, "--out", config.out / name, "--tool", config.tool,
+            "--workers", config.workers, *more,
+        )  # fmt: skip
     ibisagent(
         "train", "sft", config.out / "trajectories", "--out", config.out / "run", "--policy", config.policy,
-        "--epochs", config.epochs, "--lr", config.lr, "--save-every", "20",
+        "--epochs", config.epochs, "--lr", config.lr, "--micro-batch", "16", "--save-every", "100",
     )  # fmt: skip

@@ -6,9 +6,8 @@ python runs/turns.py --data DATA --out out/turns --policy embedded:SFT/policy --
 import tyro
 from arms import Arm, Experiment, run
 
-COMMON = ("--lr", "5e-5", "--save-every", "1", "--start", "none")
 ARMS = (
-    *(Arm(f"{n} turns", (*COMMON, "--max-turns", n), ("--max-turns", n)) for n in ("8", "3", "2")),
+    *(Arm(f"{n} turns", ("--max-turns", n), ("--max-turns", n)) for n in ("8", "3", "2")),
     Arm("first click only", None, ("--max-turns", "1")),
 )
 

@@ -201,6 +201,17 @@ def test_a_batch_changes_nothing(shipped: EmbeddedPolicy, temperature: float) ->
     assert together == alone == backwards
 
 
+def test_the_same_picture_is_looked_at_once(monkeypatch) -> None:
+    policy = EmbeddedPolicy.load(temperature=1.0)
+    pictures = (look(0), look(0, f"Find the {TARGETS[3]}."), look(1))
+    observations = [replace(item, seed=seed) for item in pictures for seed in range(3)]
+    alone = [policy.act([observation])[0].text for observation in observations]
+    looks, see = [], policy.network.see
+    monkeypatch.setattr(policy.network, "see", lambda *asked: looks.append(asked) or see(*asked))
+    assert [reply.text for reply in policy.act(observations)] == alone
+    assert len(looks) == 3 and len(set(alone)) > 3
+
+
 def test_the_number_of_threads_changes_nothing(network: EmbeddedPolicyNetwork) -> None:
     policy = EmbeddedPolicy(network, WORDS, temperature=1.0)
     observations = [look(n, f"Find the {TARGETS[n]}.") for n in range(3)]

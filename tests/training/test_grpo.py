@@ -57,6 +57,8 @@ def test_the_ratio_of_fresh_rollouts_is_one(played) -> None:
     round_, _, groups = played
     examples = [e for group in groups for e in examples_with_advantages(group, "episode", "none")]
     batch = round_.trainable.collate(examples)
+    looks = {(e.observation.instruction, e.observation.image.tobytes()) for e in examples}
+    assert len(batch.inputs["image"]) == len(looks) < len(examples)  # a group's first picture, once
     log_probs = round_.trainable.module(**batch.inputs)[batch.mask]
     assert torch.isfinite(log_probs).all()  # what was sampled was possible
     again = round_.trainable.collate(examples[:1])
