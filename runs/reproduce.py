@@ -79,7 +79,7 @@ def main(config: Reproduce) -> None:
             "runs/calibrate_policy.py", *with_tool, "--weights", raw,
             "--out", out / "calibration",
         )  # fmt: skip
-    run("runs/sft.py", *with_tool, "--out", out / "sft", "--policy", f"embedded:{raw}")
+    run("runs/sft.py", *with_tool, "--out", out / "sft", "--policy", raw)
     taught = (
         *with_tool, "--policy", f"embedded:{out / 'sft/run/policy'}", "--steps", config.rounds,
         "--trajectories", out / "sft/further", "--further", config.further, "--out", out / "rl",
