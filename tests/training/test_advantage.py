@@ -15,6 +15,13 @@ def test_the_formula_on_a_small_group() -> None:
     assert group_advantages([3.0, None, 1.0]) == [1.0, None, -1.0]
 
 
+def test_unscaled_advantages_keep_what_is_at_stake() -> None:
+    assert group_advantages([1.0, 0.0, None, 0.5], scaled=False) == [0.5, -0.5, None, 0.0]
+    assert group_advantages([0.98, 0.96], scaled=False) == pytest.approx([0.01, -0.01])
+    [click, wait], [stop] = text_advantages([[0.3, 0.1], [0.2]], scaled=False)
+    assert (click, wait, stop) == pytest.approx((0.1, 0.0, -0.1))
+
+
 @pytest.mark.parametrize("rewards", [[0.7], [0.1 + 0.2, 0.3], [0.5] * 7, [None, 0.4, None]])
 def test_without_spread_nothing_is_learned(rewards: list[float | None]) -> None:
     assert spread(rewards) == 0

@@ -65,6 +65,9 @@ class TrainRl:
     """thresholds of the paper profile scaled by what the oracle reaches on each target"""
     credit: Literal["episode", "turn"] = "episode"
     """one advantage for a whole episode, or one for each text from what follows it"""
+    scale: bool = True
+    """divide advantages by the standard deviation of their group; without it a group counts by what is
+    at stake in it"""
     least_spread: float = 0.0
     """groups whose rewards spread less (standard deviation) are replaced, as those without spread are"""
     clip: tuple[float, float] = (0.2, 0.2)
@@ -191,7 +194,9 @@ def _check(command: TrainRl) -> None:
 # --- learning -------------------------------------------------------------------------------------
 
 
-def examples_with_advantages(group: Sequence[Played], credit: str, history: str) -> list[Example]:
+def examples_with_advantages(
+    group: Sequence[Played], credit: str, history: str, scaled: bool = True
+) -> list[Example]:
     """A group's texts as training examples whose weights are their advantages.
 
     Rollouts that left the group (an outside fault) bring none.
@@ -202,10 +207,11 @@ def examples_with_advantages(group: Sequence[Played], credit: str, history: str)
 
     if credit == "turn":
         advantages = text_advantages(
-            [None if p.reward.total is None else [text.reward for text in p.reward.texts] for p in group]
+            [None if p.reward.total is None else [text.reward for text in p.reward.texts] for p in group],
+            scaled,
         )
     else:
-        whole = group_advantages([played.reward.total for played in group])
+        whole = group_advantages([played.reward.total for played in group], scaled)
         advantages = [
             None if value is None else [value] * len(played.texts)
             for value, played in zip(whole, group, strict=True)
@@ -233,7 +239,9 @@ def learn(
     examples = [
         example
         for group in played
-        for example in sorted(examples_with_advantages(group, command.credit, command.history), key=by_turn)
+        for example in sorted(
+            examples_with_advantages(group, command.credit, command.history, command.scale), key=by_turn
+        )
     ]
     chance = generator_for(command.optimisation.seed, "texts", number, optimiser.rank)
     shuffled = chance.permutation(len(examples))
