@@ -7,7 +7,7 @@ import tyro
 from arms import Arm, Experiment, run
 
 TERMS = ("S_format", "S_ans", "S_click", "S_pseg", "S_len")
-PAPER = ("--profile", "paper")
+PAPER = ("--profile", "paper", "--validate-every", "0")
 ARMS = (
     Arm("all five", PAPER),
     *(Arm(f"without {term}", (*PAPER, "--without", term)) for term in TERMS),

@@ -8,7 +8,7 @@ The paper's third open question; the adaptive ones are scaled by what the oracle
 import tyro
 from arms import Arm, Experiment, run
 
-PAPER = ("--profile", "paper")
+PAPER = ("--profile", "paper", "--validate-every", "0")
 ARMS = (Arm("fixed", PAPER), Arm("adaptive", (*PAPER, "--adaptive")), Arm("SFT", train=None))
 
 if __name__ == "__main__":

@@ -63,21 +63,25 @@ def naive(policy: EmbeddedPolicy, example: Example) -> list[float]:
     found = []
     for position, token in enumerate(example.texts[-1].token_ids):
         logits, state, past = network.step(memory, past, last, position)
-        shifted = logits[0].double() + every + (verdict if position == 1 else 0)
+        shifted = (logits[0].double() + every + (verdict if position == 1 else 0)) / policy.temperature
         word = min(token, words)
         entry = policy.words.id("<point>") if word == words else word
         found.append(float(shifted[entry] - torch.logsumexp(shifted, 0)))
         if word == words:
-            places = network.point(look, state)[0].double().masked_fill(~inside, -torch.inf)
+            places = (
+                network.point(look, state)[0].double().masked_fill(~inside, -torch.inf) / policy.temperature
+            )
             found[-1] += float(places[token - words] - torch.logsumexp(places, 0))
         last = torch.tensor([entry])
     return found
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("presence", [None, 0.0, 3.0])
-def test_log_probabilities_are_those_of_writing_word_by_word(presence: float | None) -> None:
-    trainable = EmbeddedTrainable(EmbeddedPolicy.load(temperature=1.0))
+@pytest.mark.parametrize(("presence", "temperature"), [(None, 1.0), (0.0, 1.0), (3.0, 1.0), (None, 0.4)])
+def test_log_probabilities_are_those_of_writing_word_by_word(
+    presence: float | None, temperature: float
+) -> None:
+    trainable = EmbeddedTrainable(EmbeddedPolicy.load(temperature=temperature))
     trainable.policy.calibrate(replace(trainable.policy.calibration, presence=presence))
     examples = sampled(trainable, [observe(1), observe(2, turn=3), observe(3, height=256, width=140)])
     batch = trainable.collate(examples)

@@ -107,7 +107,7 @@ def by_hand(trainable, example, spliced):
         )
     scores[:, policy.banned] = -torch.inf
     places = torch.arange(ids.shape[1] - len(spliced), ids.shape[1])
-    return torch.log_softmax(scores, -1)[places - 1, torch.tensor(spliced)].float()
+    return torch.log_softmax(scores / policy.temperature, -1)[places - 1, torch.tensor(spliced)].float()
 
 
 # --- which tokens -----------------------------------------------------------------------------
@@ -136,6 +136,15 @@ def test_sampled_ids_are_trained_as_sampled_and_never_tokenised_again(trainable)
     torch.testing.assert_close(
         log_probs(trainable, [example])[0], by_hand(trainable, example, sampled), atol=1e-5, rtol=0
     )
+
+
+def test_log_probabilities_are_those_of_the_temperature_that_texts_were_sampled_at(folder):
+    cool = load(folder, temperature=0.4)
+    example = single(1, CLICK)
+    ids = [*ids_of(cool, CLICK), im_end(cool)]
+    [found] = log_probs(cool, [example])
+    torch.testing.assert_close(found, by_hand(cool, example, ids), atol=1e-5, rtol=0)
+    assert (found - log_probs(load(folder), [example])[0]).abs().max() > 0.1
 
 
 def test_a_text_that_was_cut_off_gets_no_end(trainable):

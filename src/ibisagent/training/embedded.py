@@ -36,6 +36,7 @@ class WordLogProbs(nn.Module):
         super().__init__()
         self.network = policy.network
         self.policy = policy
+        self.temperature = policy.temperature or 1.0
 
     def train(self, mode: bool = True) -> WordLogProbs:
         """Always as in inference: the log-probabilities must be those that texts were sampled with."""
@@ -60,12 +61,14 @@ class WordLogProbs(nn.Module):
         logits, states = self.network.write(seen, tokens)
         verdict = torch.zeros_like(logits)
         verdict[:, 1] = shifts[:, 0] + shifts[:, 2] * self.policy.presence_shift(seen.present)[:, None]
-        log_probs = torch.log_softmax(logits + verdict + shifts[:, 1:2], dim=-1)
+        log_probs = torch.log_softmax((logits + verdict + shifts[:, 1:2]) / self.temperature, dim=-1)
         chosen = log_probs.gather(2, tokens[..., None])[..., 0]
         rows, columns = torch.nonzero(cells >= 0, as_tuple=True)
         if len(rows):
             places = self.network.point(_rows(seen, rows), states[rows, columns])
-            places = torch.log_softmax(places.masked_fill(~inside[rows], -torch.inf), dim=1)
+            places = torch.log_softmax(
+                places.masked_fill(~inside[rows], -torch.inf) / self.temperature, dim=1
+            )
             here = places.gather(1, cells[rows, columns][:, None])[:, 0]
             chosen = chosen.index_put((rows, columns), here, accumulate=True)
         return chosen

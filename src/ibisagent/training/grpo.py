@@ -55,6 +55,8 @@ class TrainRl:
     """groups that train in each round, over all processes"""
     group: int = 8
     """rollouts of one picture and target"""
+    temperature: float = 1.0
+    """of rollouts; below 1 they are nearer to the greedy episodes that count in the end"""
     updates: int = 1
     """optimiser steps that a round's texts are divided over"""
     profile: Literal["shaped", "paper"] = "shaped"
@@ -112,7 +114,7 @@ def train(command: TrainRl) -> str | None:
 
     _check(command)
     screen = Console(stderr=True, highlight=False)
-    trainable = load_trainable(command.model, temperature=1.0)
+    trainable = load_trainable(command.model, temperature=command.temperature)
     round_ = Round(command, trainable)
     optimiser = Optimiser(trainable, command.optimisation, command.out, command.steps * command.updates)
     card = card_of(command.model.policy)
@@ -185,6 +187,8 @@ def _check(command: TrainRl) -> None:
             "--absent is a share below 1, --kl at least 0, --clip above 0",
             f"{command.absent}, {command.kl}, {command.clip}",
         )
+    if not command.temperature > 0:
+        raise InputError("--temperature is above 0, since equal rollouts teach nothing", command.temperature)
     try:
         command.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -48,10 +48,12 @@ class LogProbs(nn.Module):
         model: Qwen2_5_VLForConditionalGeneration,
         banned: Sequence[int],
         autocast: torch.dtype | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.autocast = autocast
+        self.temperature = temperature
         self.banned: Tensor
         self.register_buffer("banned", torch.tensor(banned, device=model.device), persistent=False)
 
@@ -104,7 +106,7 @@ class LogProbs(nn.Module):
         return self._log_softmax(states, tokens)
 
     def _log_softmax(self, states: Tensor, tokens: Tensor) -> Tensor:
-        scores = self.model.lm_head(states).float().index_fill_(1, self.banned, -torch.inf)
+        scores = self.model.lm_head(states).float().index_fill_(1, self.banned, -torch.inf) / self.temperature
         return scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(1)
 
 
@@ -124,7 +126,7 @@ class QwenTrainable:
         ones that are saved. `dtype`: in which the whole model is saved; by default its own.
         """
         self.policy = policy
-        self.module = LogProbs(policy.model, policy.banned, policy.autocast)
+        self.module = LogProbs(policy.model, policy.banned, policy.autocast, policy.temperature or 1.0)
         self._encoder = Encoder(policy.processor, policy.ends, policy.banned, max_tokens)
         self._source, self._adapter = source, adapter
         self._dtype = dtype or policy.model.dtype

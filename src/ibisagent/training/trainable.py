@@ -52,8 +52,8 @@ class Trainable(Protocol):
     """A policy whose weights can be moved.
 
     `module(**inputs)` gives float32 B x T natural log-probabilities of the tokens in `mask` (any
-    value elsewhere), under the very distribution that `policy` samples from at temperature 1. No
-    dropout and no moving statistics: the same weights always give the same values.
+    value elsewhere), under the very distribution that `policy` was loaded to sample from (a greedy one:
+    at temperature 1). No dropout and no moving statistics: the same weights always give the same values.
     """
 
     @property
