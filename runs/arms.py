@@ -27,8 +27,8 @@ from ibisagent.evaluation.scoring import CaseScore
 
 # What GRPO of the embedded policy is trained with, chosen on validation patients (dev/LOG.md).
 GRPO = (
-    "--start", "none", "--lr", "2e-4", "--credit", "turn", "--least-spread", "0.02",
-    "--micro-batch", "16", "--save-every", "10",
+    "--lr", "2e-4", "--schedule", "cosine", "--credit", "turn", "--no-scale", "--temperature", "0.4",
+    "--micro-batch", "16", "--save-every", "5",
 )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ class Experiment:
     split: str = "val"
     """what the table is measured on; test only once, when everything is chosen"""
     start: str = "none"
-    """where episodes begin when they are measured"""
+    """where episodes begin, in training and when they are measured"""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _arm(experiment: Experiment, arm: Arm, seed: int) -> Path:
         if arm.trajectories:
             ibisagent("train", "sft", arm.trajectories, *common, *arm.train)
         else:
-            here = ("--tool", experiment.tool, "--steps", experiment.steps)
+            here = ("--tool", experiment.tool, "--steps", experiment.steps, "--start", experiment.start)
             ibisagent("train", "rl", experiment.data, *common, *here, *GRPO, *arm.train)
         kind = policy.partition(":")[0]
         policy = f"{kind}:{folder / 'policy'}"

@@ -43,9 +43,9 @@ class Reproduce:
     """training of the policy, on the tool's encoder and on the tool's masks"""
     rival_minutes: float = 330.0
     """training of the single-pass rival: as long as tool and policy together"""
-    rounds: int = 150
+    rounds: int = 60
     """of GRPO"""
-    further: int = 5000
+    further: int = 1250
     """steps of further supervised training beside it, about as long"""
 
 

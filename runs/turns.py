@@ -1,6 +1,6 @@
 """One turn against many: policies trained and measured with at most one, three and eight turns.
 
-python runs/turns.py --data DATA --out out/turns --policy embedded:SFT/policy --start none
+python runs/turns.py --data DATA --out out/turns --policy embedded:SFT/policy
 """
 
 import tyro
