@@ -137,3 +137,6 @@ def test_options_that_cannot_be_are_named(data, tmp_path) -> None:
         train(rl(data, tmp_path / "b", without=("S_nothing",)))
     with pytest.raises(InputError, match="needs a tool that takes text"):
         train(rl(data, tmp_path / "c", start="proposal"))
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="--temperature is a number above 0"):
+            train(rl(data, tmp_path / "d", temperature=temperature))

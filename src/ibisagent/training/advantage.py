@@ -27,7 +27,7 @@ def group_advantages(rewards: Sequence[float | None], scaled: bool = True) -> li
     """A_i = (r_i - mean) / std over the group, 0 where std is 0; None for those that left.
 
     DeepSeekMath (Shao et al. 2024), section 4.1.2, outcome supervision. Not `scaled`: r_i - mean, so
-    that a group counts by what is at stake in it (Dr. GRPO, Liu et al. 2025, section 3.1).
+    that a group counts by what is at stake in it (Dr. GRPO, Liu et al. 2025).
     """
     counted = [reward for reward in rewards if reward is not None]
     deviation = spread(rewards)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import operator
 import time
 from collections.abc import Sequence
@@ -187,8 +188,10 @@ def _check(command: TrainRl) -> None:
             "--absent is a share below 1, --kl at least 0, --clip above 0",
             f"{command.absent}, {command.kl}, {command.clip}",
         )
-    if not command.temperature > 0:
-        raise InputError("--temperature is above 0, since equal rollouts teach nothing", command.temperature)
+    if not 0 < command.temperature < math.inf:
+        raise InputError(
+            "--temperature is a number above 0, since equal rollouts teach nothing", command.temperature
+        )
     try:
         command.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
