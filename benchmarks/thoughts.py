@@ -57,7 +57,7 @@ _CLASSES = {
     "error size": {"small": (0.0, 0.1), "moderate": (0.1, 0.4), "large": (0.4, np.inf)},
 }  # share above the first number, up to the second
 _FACTOR, _BORDER, _MATERIAL = 1.25, 0.05, 0.05  # of the tolerant figures
-_FITS, _FITS_TOLERANT, _POOR = 0.80, 0.70, 0.50  # IoU
+_FITS, _FITS_TOLERANT, _POOR = reasoning.FITS_ABOVE, 0.70, reasoning.BADLY_BELOW  # IoU
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,10 @@ def statements(text: str, is_answer: bool = False) -> list[Statement] | None:
         body = body.removeprefix(reasoning.VERDICTS[found[0]] + " ")
     patterns = _ANSWERS if is_answer else _THOUGHTS
     matches = ((str(key), pattern.fullmatch(body)) for key, pattern in patterns.items())
-    situations = [key for key, match in matches if match]
-    if not situations:
+    situation, match = next(((key, match) for key, match in matches if match), ("", None))
+    if match is None:
         return None
-    match = patterns[situations[0]].fullmatch(body)  # type: ignore[index]
-    assert match is not None
-    about = about or situations[0]
+    about = about or situation
     said = [] if is_answer and about == "good" else [about]
     result = [Statement("decision" if one in _DECISIONS else "error type", one, one) for one in said]
     for wording in re.findall(_ANY, match["said"]):

@@ -30,6 +30,7 @@ GRPO = (
     "--lr", "2e-4", "--schedule", "cosine", "--credit", "turn", "--no-scale", "--temperature", "0.4",
     "--micro-batch", "16", "--save-every", "5",
 )  # fmt: skip
+PAPER = ("--profile", "paper", "--validate-every", "0")  # arms of the paper's rewards, beside GRPO
 
 
 @dataclass

@@ -4,10 +4,9 @@ python runs/reward_ablation.py --data DATA --out out/rewards --policy embedded:S
 """
 
 import tyro
-from arms import Arm, Experiment, run
+from arms import PAPER, Arm, Experiment, run
 
 TERMS = ("S_format", "S_ans", "S_click", "S_pseg", "S_len")
-PAPER = ("--profile", "paper", "--validate-every", "0")
 ARMS = (
     Arm("all five", PAPER),
     *(Arm(f"without {term}", (*PAPER, "--without", term)) for term in TERMS),

@@ -6,9 +6,8 @@ The paper's third open question; the adaptive ones are scaled by what the oracle
 """
 
 import tyro
-from arms import Arm, Experiment, run
+from arms import PAPER, Arm, Experiment, run
 
-PAPER = ("--profile", "paper", "--validate-every", "0")
 ARMS = (Arm("fixed", PAPER), Arm("adaptive", (*PAPER, "--adaptive")), Arm("SFT", train=None))
 
 if __name__ == "__main__":

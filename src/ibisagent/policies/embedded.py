@@ -181,10 +181,9 @@ class EmbeddedPolicy:
             for item, target, error in zip(observations, targets, errors, strict=True)
             if error is None
         ]
-        shown = [(item.image.shape, item.image.tobytes(), target) for item, target in good]
-        once = dict(zip(shown, good, strict=True))  # rollouts of one group begin with the same picture
-        seen = dict(zip(once, in_lanes(self._look, once.values()), strict=True))
-        looks = [_Look(item, *seen[key]) for key, (item, _) in zip(shown, good, strict=True)]
+        first, place = looks_of(good)
+        seen = in_lanes(self._look, [good[index] for index in first])
+        looks = [_Look(item, *seen[index]) for (item, _), index in zip(good, place, strict=True)]
         chunks = [looks[first : first + CHUNK] for first in range(0, len(looks), CHUNK)]
         texts = itertools.chain.from_iterable(in_lanes(self._write, chunks))
         share = (time.perf_counter() - began) / max(1, len(observations))
@@ -294,6 +293,23 @@ class EmbeddedPolicy:
         scaled = logits.astype(np.float64) / self.temperature
         shares = np.cumsum(np.exp(scaled - scaled.max()))
         return min(int(np.searchsorted(shares, chance.random() * shares[-1])), len(shares) - 1)
+
+
+def looks_of(asked: Sequence[tuple[Observation, int]]) -> tuple[list[int], list[int]]:
+    """Which of some observations and rows of targets need a look, and which of these looks each has.
+
+    Rollouts of one group begin with the same picture, which is looked at once.
+    """
+    first: list[int] = []
+    known: dict[tuple[tuple[int, ...], bytes, int], int] = {}
+    place = []
+    for index, (observation, target) in enumerate(asked):
+        key = (observation.image.shape, observation.image.tobytes(), target)
+        if key not in known:
+            known[key] = len(first)
+            first.append(index)
+        place.append(known[key])
+    return first, place
 
 
 def _fault(observation: Observation, target: str | None) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ibisagent.errors import InputError
-from ibisagent.policies.embedded import WEIGHTS, EmbeddedPolicy
+from ibisagent.policies.embedded import WEIGHTS, EmbeddedPolicy, looks_of
 from ibisagent.policies.embedded_model import (
     LONGEST,
     Seen,
@@ -125,18 +125,14 @@ class EmbeddedTrainable:
             mask[row, : len(own)] = weight is not None
             weights[row, : len(own)] = weight or 0.0
         seen = [example.observation for example in examples]
-        names = [understand(item.instruction).target or "" for item in seen]
-        looks = [
-            (item.image.shape, item.image.tobytes(), name) for item, name in zip(seen, names, strict=True)
-        ]
-        once = {look: (item, name) for look, item, name in zip(looks, seen, names, strict=True)}
-        place = {look: number for number, look in enumerate(once)}
-        images = torch.from_numpy(np.stack([to_square(item.image) for item, _ in once.values()]))
+        targets = [TARGETS.index(understand(item.instruction).target or "") for item in seen]
+        first, shown = looks_of(list(zip(seen, targets, strict=True)))
+        images = torch.from_numpy(np.stack([to_square(seen[index].image) for index in first]))
         inside = [cells_inside(*item.image.shape[:2]) for item in seen]
         inputs = {
             "image": images.contiguous(memory_format=torch.channels_last),
-            "target": torch.tensor([TARGETS.index(name) for _, name in once.values()]),
-            "shown": torch.tensor([place[look] for look in looks]),
+            "target": torch.tensor([targets[index] for index in first]),
+            "shown": torch.tensor(shown),
             "tokens": tokens,
             "cells": cells,
             "shifts": torch.from_numpy(np.stack([np.stack(self.policy.shifts(item)) for item in seen])),
