@@ -57,7 +57,7 @@ _CLASSES = {
     "error size": {"small": (0.0, 0.1), "moderate": (0.1, 0.4), "large": (0.4, np.inf)},
 }  # share above the first number, up to the second
 _FACTOR, _BORDER, _MATERIAL = 1.25, 0.05, 0.05  # of the tolerant figures
-_FITS, _FITS_TOLERANT, _POOR = reasoning.FITS_ABOVE, 0.70, reasoning.BADLY_BELOW  # IoU
+_FITS, _FITS_TOLERANT, _POOR = 0.80, 0.70, 0.50  # IoU
 
 
 @dataclass(frozen=True)
