@@ -25,7 +25,6 @@ from arms import ibisagent
 
 from ibisagent.evaluation.cases import plan, samples
 from ibisagent.policies.embedded import WEIGHTS, Calibration, EmbeddedPolicy
-from ibisagent.policies.embedded_model import to_square
 from ibisagent.render import view_image
 from ibisagent.synthesis.reasoning import STATEMENTS, VERDICTS
 from ibisagent.targets import TARGETS
@@ -76,7 +75,6 @@ def evaluated(config: Config, name: str, calibration: Calibration) -> Path:
     return folder
 
 
-@torch.inference_mode()
 def presences(config: Config) -> dict[str, list[float]]:
     """Logits of presence on bare pictures: of present targets, and of hard and easy absent ones."""
     policy = EmbeddedPolicy.load(config.weights)
@@ -84,9 +82,8 @@ def presences(config: Config) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"present": [], "hard": [], "easy": []}
     for task in planned.tasks:
         for sample in samples(task, planned.options):
-            image = torch.from_numpy(to_square(view_image(sample.picture, None, policy.view)))[None]
-            target = torch.tensor([TARGETS.index(sample.target or "")])
-            seen = policy.network.see(image.contiguous(memory_format=torch.channels_last), target)
+            image = view_image(sample.picture, None, policy.view)
+            seen = policy.see(image, TARGETS.index(sample.target or ""))
             there = sample.truth is not None and bool(sample.truth.any())
             kind = "present" if there else task.absence(sample.target)
             found[kind].append(float(seen.present[0]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from absence import elsewhere
 from compositions import COMPOSED, Grey, compose
 from numpy.typing import NDArray
 
@@ -27,8 +28,6 @@ ABDOMEN = {
 MIRRORED_NAMES = {"left lung": "right lung", "right lung": "left lung"}
 FREE_MIRROR = set(SET_WEIGHTS) - {"BTCV", "Sunnybrook"}  # Montgomery: with its names, see MIRRORED_NAMES
 FREE_TURN = {"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"}
-# Targets that another set's pictures may well show although nobody drew them.
-TRUNK = {"BTCV", "MontgomeryCXR", "Sunnybrook"}
 
 
 @dataclass
@@ -66,22 +65,9 @@ class Example:
 def load_corpus(root: Path, part: str) -> list[Item]:
     """All training pictures of `part` ("train" or "val", by patient), decoded."""
     index = {name: i for i, name in enumerate(TARGETS)}
-    of_set = {
-        dataset: {index[t.target] for r in read_index(root, dataset, "train") for t in r.targets}
-        for dataset in list_datasets(root)
-    }
     items = []
     for dataset in list_datasets(root):
-        foreign: set[int] = set()
-        for other, names in of_set.items():
-            if other != dataset and not (other in TRUNK and dataset in TRUNK):
-                foreign |= names
-        if dataset in ("BTCV", "Sunnybrook", "HyperKvasir", "ISIC2017"):
-            foreign -= {index["blood vessel"], index["nerve"]}
-        if dataset == "USGRA":
-            foreign -= {index["aorta"], index["inferior vena cava"]}
-        if dataset == "BrainTumor":
-            foreign -= {i for n, i in index.items() if "hippocampus" in n}
+        foreign = {index[name] for name in elsewhere(dataset)}
         for record in read_index(root, dataset, "train"):
             if split_of(record.patient) != part:
                 continue

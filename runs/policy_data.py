@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from absence import elsewhere
 from compositions import COMPOSED, compose
 
 from ibisagent.actions import click_at, format_text
@@ -39,15 +40,6 @@ WEIGHTS = {
 FLIP_X = frozenset({"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "MSDHippocampus", "USGRA"})
 TURN = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # no up and down
 COLOR_SETS = frozenset({"HyperKvasir", "ISIC2017"})
-_TRUNK = frozenset({"BTCV", "MontgomeryCXR", "Sunnybrook"})
-_EVERYWHERE = frozenset({"nerve", "blood vessel"})  # of any part of the body, drawn in one set alone
-_HOMES = {
-    "brain tumor": "BrainTumor", "nuclei": "DSB2018", "fetal head": "HC18", "polyp": "HyperKvasir",
-    "skin lesion": "ISIC2017", "hippocampus": "MSDHippocampus", "anterior hippocampus": "MSDHippocampus",
-    "posterior hippocampus": "MSDHippocampus", "lungs": "MontgomeryCXR", "left lung": "MontgomeryCXR",
-    "right lung": "MontgomeryCXR", "left ventricle": "Sunnybrook", "nerve": "USGRA", "blood vessel": "USGRA",
-}  # fmt: skip
-_HOMES = {target: _HOMES.get(target, "BTCV") for target in TARGETS}
 
 
 @dataclass(frozen=True)
@@ -92,18 +84,6 @@ def load(root: Path, part: str) -> list[Case]:
                 Case(dataset, read_picture(record.path).pixels, masks, frozenset(absent - set(masks)))
             )
     return cases
-
-
-def elsewhere(dataset: str) -> set[str]:
-    """Targets that pictures of this set cannot show, though nobody listed them as absent."""
-    never = {target for target in TARGETS if _HOMES[target] != dataset} - _EVERYWHERE
-    if dataset in _TRUNK:
-        never -= {target for target in TARGETS if _HOMES[target] in _TRUNK}
-    if dataset == "USGRA":
-        never -= {"aorta", "inferior vena cava"}
-    if dataset == "BrainTumor":
-        never -= {target for target in TARGETS if "hippocampus" in target}
-    return never
 
 
 def composed(case: Case, donors: Sequence[Case], rng: np.random.Generator) -> Case:

@@ -12,16 +12,14 @@ from ibisagent.environment import Settings
 from ibisagent.errors import InputError
 from ibisagent.masks import iou
 from ibisagent.replay import replay
+from ibisagent.synthesis.mistakes import good_mask, wrong_click, wrong_mask
 from ibisagent.synthesis.trajectories import (
     Mix,
     Plan,
     Teaching,
-    good_mask,
     plan,
     reached,
     trajectories,
-    wrong_click,
-    wrong_mask,
     wrong_turns,
 )
 from ibisagent.tools.classical import ClassicalTool
@@ -176,7 +174,7 @@ def test_masks_and_clicks_on_random_shapes(seed):
     assert iou(good_mask(truth, 0.85, rng), truth) >= 0.85
     wrong = wrong_mask(truth, [], rng)
     assert wrong is not None and (wrong & truth).sum() < 0.08 * truth.sum()
-    click = wrong_click(Plan("plain", "x", truth), None, (), rng)
+    click = wrong_click(truth, (), None, (), rng)
     assert click.positive and not truth[int(click.y * 60), int(click.x * 80)]
 
 
@@ -184,7 +182,7 @@ def test_a_picture_that_is_all_target_has_no_room_for_mistakes():
     full = np.ones((20, 20), bool)
     rng = np.random.default_rng(0)
     assert wrong_mask(full, [], rng) is None
-    assert wrong_click(Plan("plain", "x", full), None, (), rng) is None
+    assert wrong_click(full, (), None, (), rng) is None
     sample = Sample("full", Picture(np.zeros((20, 20, 3), np.uint8)), "Find it.", target="x", truth=full)
     planned = [
         plan(sample, (), only("wrong_start"), 0),

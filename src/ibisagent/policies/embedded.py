@@ -40,7 +40,7 @@ from ibisagent.policies.embedded_model import (
 from ibisagent.policies.embedded_words import POINT, SIDE, Words, cells_inside
 from ibisagent.synthesis.reasoning import VERDICTS
 from ibisagent.targets import TARGETS, understand
-from ibisagent.types import BASE_VERBS, Observation, PolicyReply, Support, Verb, View
+from ibisagent.types import BASE_VERBS, Observation, Pixels, PolicyReply, Support, Verb, View
 
 Scores: TypeAlias = NDArray[np.float32]  # one logit per word, or per cell
 CHUNK = 8  # texts written side by side; padded to it, so that a text never depends on its neighbours
@@ -202,9 +202,14 @@ class EmbeddedPolicy:
     def _look(self, asked: tuple[Observation, int]) -> tuple[Seen, list[tuple[Tensor, Tensor]]]:
         """One picture and the row of its target; one at a time, since sums depend on the batch's size."""
         observation, target = asked
-        image = torch.from_numpy(to_square(observation.image))[None]
-        seen = self.network.see(image.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
+        seen = self.see(observation.image, target)
         return seen, self.network.recall(seen.memory)
+
+    @torch.inference_mode()
+    def see(self, image: Pixels, target: int) -> Seen:
+        """What the network makes of a painted picture in the policy's view and TARGETS[target]."""
+        square = torch.from_numpy(to_square(image))[None]
+        return self.network.see(square.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
 
     @torch.inference_mode()
     def _write(self, looks: Sequence[_Look]) -> list[tuple[str, tuple[int, ...]]]:

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
-from ibisagent.actions import click_at, click_pixel, format_text
-from ibisagent.environment import REPEAT_RADIUS, Settings
+from ibisagent.actions import click_pixel, format_text
+from ibisagent.environment import Settings
 from ibisagent.errors import InputError
 from ibisagent.masks import error_regions, iou
 from ibisagent.rollout import rollout
@@ -26,6 +25,7 @@ from ibisagent.seeding import generator_for
 from ibisagent.synthesis import reasoning
 from ibisagent.synthesis.clicks import ClickSimulator, Kind, next_click
 from ibisagent.synthesis.instructions import Instruction
+from ibisagent.synthesis.mistakes import blocked, good_mask, misses, wrong_click, wrong_mask
 from ibisagent.synthesis.teacher import Ask, ChatTeacher
 from ibisagent.types import (
     BASE_VERBS,
@@ -48,10 +48,6 @@ from ibisagent.types import (
 
 TrajectoryKind = Literal["plain", "self_correction", "wrong_start", "stop", "absent"]
 UNREACHED = "unreached"  # kind of a trajectory that did not come to the IoU asked for
-
-_MISSES = 0.08  # a mask is elsewhere where it covers less of the target than this, and vice versa
-_MARGIN = 0.03  # of the longest side: how far outside the target a wrong click lies
-_TRIES = 12
 
 _OFF = (
     "The last click was wrong: the mask now covers something at the {place} that is not the {target}. "
@@ -146,81 +142,6 @@ def plan(sample: Sample, others: Sequence[Mask], teaching: Teaching, seed: int) 
     return (replace(sample, start_mask=start) if start is not None else sample), made
 
 
-def good_mask(truth: Mask, stop_at: float, rng: np.random.Generator) -> Mask:
-    """A mask as a tool might draw it, with an IoU of at least `stop_at` and at least 0.8."""
-    radius = max(1.0, float(np.sqrt(truth.sum() / np.pi)))
-    for attempt in range(_TRIES):
-        sigma = max(0.3, radius * float(rng.uniform(0.05, 0.3)) / (attempt + 1))
-        soft = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-        mask = np.asarray(soft > rng.uniform(0.35, 0.65))
-        if iou(mask, truth) >= max(stop_at, 0.8):
-            return mask
-    return truth.copy()
-
-
-def wrong_mask(truth: Mask, others: Sequence[Mask], rng: np.random.Generator) -> Mask | None:
-    """Another object's mask, else the target's own shape somewhere else; None where neither fits."""
-    elsewhere = [mask for mask in others if mask.any() and _misses(mask, truth)]
-    if elsewhere:
-        return elsewhere[int(rng.integers(len(elsewhere)))]
-    rows, columns = np.nonzero(truth)
-    height, width = truth.shape
-    for _ in range(_TRIES):
-        down = rows - rows.min() + int(rng.integers(-(np.ptp(rows) // 2), height))
-        right = columns - columns.min() + int(rng.integers(-(np.ptp(columns) // 2), width))
-        inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
-        mask = np.zeros_like(truth)
-        mask[down[inside], right[inside]] = True
-        if 2 * inside.sum() >= len(rows) and _misses(mask, truth):
-            return mask
-    return None
-
-
-def wrong_click(
-    wanted: Plan, mask: Mask | None, clicks: Sequence[Click], rng: np.random.Generator
-) -> Click | None:
-    """A click that makes things worse: positive well outside the target, or negative within what is right.
-
-    Positive ones prefer other objects. None where the picture has no room for one.
-    """
-    truth = wanted.truth
-    shape = (truth.shape[0], truth.shape[1])
-    right = np.zeros_like(truth) if mask is None else truth & mask
-    if right.any() and rng.random() < 0.4:
-        click = next_click(right, None, _blocked(clicks, shape))
-        return None if click is None else replace(click, positive=False)
-    size = 2 * max(1, round(_MARGIN * max(shape))) + 1
-    covered = truth if mask is None else truth | mask
-    outside = cv2.dilate(covered.astype(np.uint8), np.ones((size, size), np.uint8)) == 0
-    other = np.logical_or.reduce([*wanted.others, np.zeros_like(truth)]) & outside
-    region = other if other.any() and rng.random() < 0.6 else outside
-    for click in _blocked(clicks, shape):
-        region[click_pixel(click, *shape)] = False
-    rows, columns = np.nonzero(region)
-    if not len(rows):
-        return None
-    pick = int(rng.integers(len(rows)))
-    return click_at(int(rows[pick]), int(columns[pick]), *shape, True)
-
-
-def _misses(mask: Mask, truth: Mask) -> bool:
-    both = int((mask & truth).sum())
-    return both < _MISSES * truth.sum() and both < _MISSES * max(int(mask.sum()), 1)
-
-
-def _blocked(clicks: Sequence[Click], shape: tuple[int, int]) -> list[Click]:
-    """Clicks on every pixel that the environment would call a repetition of an earlier one."""
-    height, width = shape
-    found = []
-    for click in clicks:
-        row, column = click_pixel(click, height, width)
-        down, right = int(REPEAT_RADIUS * height) + 1, int(REPEAT_RADIUS * width) + 1
-        for y in range(max(0, row - down), min(height, row + down + 1)):
-            for x in range(max(0, column - right), min(width, column + right + 1)):
-                found.append(click_at(y, x, height, width, click.positive))
-    return found
-
-
 # --- the teacher ------------------------------------------------------------------------------
 
 
@@ -301,7 +222,7 @@ class Teacher:
         may_undo = Verb.UNDO in observation.verbs
         if made.wrong_turn and observation.turn >= made.wrong_turn:
             made.wrong_turn = 0
-            click = wrong_click(made, mask, clicks, rng)
+            click = wrong_click(made.truth, made.others, mask, clicks, rng)
             if click is not None:
                 made.answering, made.before = True, mask
                 return click, None
@@ -320,13 +241,13 @@ class Teacher:
         if mask is not None and iou(mask, made.truth) >= self._teaching.stop_at:
             return Terminate(), None
         shape = (made.truth.shape[0], made.truth.shape[1])
-        found = self._simulator.next_click(made.truth, mask, _blocked(clicks, shape), rng)
+        found = self._simulator.next_click(made.truth, mask, blocked(clicks, shape), rng)
         return None if found is None else (found, None)
 
 
 def _second_thought(made: Plan, mask: Mask | None, rng: np.random.Generator) -> str | None:
     """What is wrong after a wrong click; None where `reasoning` says it (the mask misses the target)."""
-    if mask is None or (mask.any() and _misses(mask, made.truth)):
+    if mask is None or (mask.any() and misses(mask, made.truth)):
         return None
     before = np.zeros_like(mask) if made.before is None else made.before
     added, lost = mask & ~before & ~made.truth, before & ~mask & made.truth
@@ -346,7 +267,7 @@ def _opposite(made: Plan, mask: Mask | None, clicks: Sequence[Click]) -> Click |
     missed, included = error_regions(made.truth, mask)
     region = included if clicks[-1].positive else missed
     same = [click for click in clicks if click.positive != clicks[-1].positive]
-    found = next_click(region, None, _blocked(same, (mask.shape[0], mask.shape[1])))
+    found = next_click(region, None, blocked(same, (mask.shape[0], mask.shape[1])))
     return None if found is None else replace(found, positive=not clicks[-1].positive)
 
 
