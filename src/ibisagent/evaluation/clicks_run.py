@@ -196,10 +196,9 @@ def _measured(
     command: Clicks, simulator: Simulator, planned: Plan, done: set[str], tool: Tool, screen: Console | None
 ) -> Iterator[dict[str, Any]]:
     """The lines of the cases that are not done; a picture that cannot be read gives lines that say so."""
-    from rich.progress import Progress
-
     from ibisagent.evaluation.cases import samples
     from ibisagent.evaluation.clicking import click_cases
+    from ibisagent.progress import Progress
     from ibisagent.synthesis.clicks import ClickSimulator
 
     owners = {name: task for task in planned.tasks for name in task.case_ids()}
@@ -226,10 +225,9 @@ def _measured(
         seed=command.seed,
         batch_size=command.batch_size,
     )
-    with Progress(console=screen, transient=True, disable=screen is None) as progress:
-        bar = progress.add_task(simulator, total=len(owners), completed=len(done))
+    with Progress(screen, simulator, len(owners), len(done)) as progress:
         for one in measured:
-            progress.advance(bar)
+            progress.advance()
             yield _record(simulator, one.case, owners[one.case], one)
     yield from failed
 

@@ -271,36 +271,20 @@ def _finish(
 def _shown(
     messages: Iterator[Mark | Done], count: int, done: int, screen: Console | None
 ) -> Iterator[Mark | Done]:
-    """The messages, with a live line: done, rate, time left, mean IoU of what came in so far."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """The messages, with progress: done, time left, rate, mean IoU of what came in so far."""
     from ibisagent.evaluation.workers import Done
+    from ibisagent.progress import Progress
 
-    if screen is None:
-        yield from messages
-        return
-    if done:
-        screen.print(f"{done} cases are done already; {count} to do")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[iou]}"),
-    )
     ious: list[float] = []
-    began = time.perf_counter()
-    with Progress(*columns, console=screen, transient=True) as progress:
-        bar = progress.add_task("cases", total=count, rate="", iou="")
+    finished, began = 0, time.perf_counter()
+    with Progress(screen, "cases", done + count, done) as shown:
         for message in messages:
             yield message
             if isinstance(message, Done):
+                finished += 1
                 ious += [message.iou] if message.iou is not None else []
-                finished = progress.tasks[0].completed + 1
-                rate = f"{finished / (time.perf_counter() - began):.2f}/s"
-                mean = f"mean IoU {sum(ious) / len(ious):.3f}" if ious else ""
-                progress.update(bar, advance=1, rate=rate, iou=mean)
+                mean = f", mean IoU {sum(ious) / len(ious):.3f}" if ious else ""
+                shown.advance(f"{finished / (time.perf_counter() - began):.2f}/s{mean}")
 
 
 def _write_summary(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ibisagent.synthesis.teacher import TeacherOptions
 
 _SHARD_CASES = 64  # about so many pictures a shard
-_SAY_EVERY = 20.0  # seconds between lines where nobody watches
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def run(command: Synthesize) -> int:
         pending = [index for index in range(job.shards) if not shard_path(command.out, index).exists()]
         if pending:
             cases = sum(len(work.shards[index]) for index in pending) * job.repeats
-            with progress(cases) as tick:
+            with _shown(cases) as tick:
                 if command.engine == "ray":
                     ray_engine.write_shards(job, pending, command.out, tick, command.workers)
                 elif command.workers == 1:
@@ -330,32 +329,23 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
-# --- progress ---------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def progress(cases: int) -> Iterator[Tick]:
-    """Pictures done, trajectories a second and time left: live on a terminal, else a line now and then."""
-    done = made = 0
-    began = said = time.monotonic()
+def _shown(cases: int) -> Iterator[Tick]:
+    """Pictures done, trajectories made and a second: live on a terminal, else a line now and then."""
+    from rich.console import Console
 
-    def line() -> str:
-        seconds = time.monotonic() - began
-        left = "" if not done else f", {(cases - done) * seconds / done / 60:.1f} min left"
-        return f"{done}/{cases} pictures, {made} trajectories, {made / max(seconds, 1e-9):.1f} a second{left}"
+    from ibisagent.progress import Progress
 
-    live = sys.stderr.isatty()
+    made, began = 0, time.monotonic()
+    with Progress(Console(stderr=True, highlight=False, soft_wrap=True), "pictures", cases, 0) as shown:
 
-    def tick(more_cases: int, more_made: int) -> None:
-        nonlocal done, made, said
-        done, made = done + more_cases, made + more_made
-        now = time.monotonic()
-        if now - said >= (0.2 if live else _SAY_EVERY):
-            said = now
-            print(f"\r{line()}   " if live else line(), end="" if live else "\n", file=sys.stderr, flush=True)
+        def tick(more_cases: int, more_made: int) -> None:
+            nonlocal made
+            made += more_made
+            rate = made / max(time.monotonic() - began, 1e-9)
+            shown.advance(f"{made} trajectories, {rate:.1f} a second", more_cases)
 
-    yield tick
-    print(("\r" if live else "") + line(), file=sys.stderr)
+        yield tick
 
 
 def _say(text: str) -> None:

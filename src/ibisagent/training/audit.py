@@ -94,10 +94,10 @@ def run(command: TrainAudit) -> int:
     Raises InputError for data or a tool that cannot be used.
     """
     from rich.console import Console
-    from rich.progress import track
 
     from ibisagent.datasets.biomedparse import data_root
     from ibisagent.policies.scripted import RULES
+    from ibisagent.progress import Progress
     from ibisagent.settings import Settings
     from ibisagent.tools import load_tool
     from ibisagent.types import BASE_VERBS, Verb
@@ -116,8 +116,8 @@ def run(command: TrainAudit) -> int:
     )
     rules = [rule for rule in RULES if rule == ORACLE or rule not in NO_CHEATS]
     tool = load_tool(command.tool, device=command.device)
-    cases = track(records, "playing", console=Console(stderr=True), transient=True)
-    played = play(_read(cases), rules, tool, settings)
+    with Progress(Console(stderr=True), "samples", len(records), 0) as progress:
+        played = play(_read(progress.over(records)), rules, tool, settings)
     rows = [summarise(rule, played[rule], command.seed) for rule in rules]
     absent = sum(bool(record.absent) for record in records)
     console = Console(width=120, highlight=False)

@@ -109,9 +109,9 @@ def train(command: TrainRl) -> str | None:
     from rich.console import Console
 
     from ibisagent.fingerprint import seen, warn_if_different
+    from ibisagent.progress import Progress
     from ibisagent.training.optimiser import Journal, Optimiser
     from ibisagent.training.policy import card_of, load_trainable, write_card
-    from ibisagent.training.progress import Progress
 
     _check(command)
     screen = Console(stderr=True, highlight=False)

@@ -67,10 +67,10 @@ def train(command: TrainSft) -> Path:
     """Train to the last step; the folder of the trained policy."""
     from rich.console import Console
 
+    from ibisagent.progress import Progress
     from ibisagent.training.mix import Mixer
     from ibisagent.training.optimiser import Journal, Optimiser
     from ibisagent.training.policy import load_trainable, write_card
-    from ibisagent.training.progress import Progress
 
     _check(command)
     screen = Console(stderr=True, highlight=False)
@@ -179,7 +179,7 @@ class Trajectories:
 
         Found out once and kept in the run's folder. Raises InputError where nothing is left.
         """
-        from ibisagent.training.progress import Progress
+        from ibisagent.progress import Progress
 
         file = out / ITEMS
         if not file.exists() and optimiser.rank == 0:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+Item = TypeVar("Item")
 _SAY_EVERY = 20.0  # seconds between lines where nobody watches
 
 
@@ -47,13 +49,19 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, note: str) -> None:
-        """One more is done."""
-        self._done += 1
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; each counts when the next one is asked for."""
+        for item in items:
+            yield item
+            self.advance()
+
+    def advance(self, note: str = "", count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, note=note)
+            self._bar.update(self._task, advance=count, note=note)
         elif self._console is not None and (now - self._said > _SAY_EVERY or self._done == self._total):
             self._said = now
-            left = (now - self._began) / (self._done - self._first) * (self._total - self._done)
+            left = (now - self._began) / max(1, self._done - self._first) * (self._total - self._done)
             self._console.print(f"{self._name} {self._done}/{self._total}, {left / 60:.1f} min left  {note}")
