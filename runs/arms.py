@@ -1,8 +1,9 @@
 """What the experiments of this folder share: arms that are trained and measured alike, and a table.
 
 An arm is a name and options of `ibisagent train rl` (or sft). Every arm is trained with every seed, then
-measured by `ibisagent evaluate`; all steps continue where they were stopped. Differences to the
-first arm are paired by case, seeds pooled, with the bootstrap over patients of `evaluation`.
+measured by `ibisagent evaluate`; all steps continue where they were stopped, and experiments with the
+same OUT share arms of the same name. Differences to the first arm are paired by case, seeds pooled,
+with the bootstrap over patients of `evaluation`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ GRPO = (
     "--lr", "2e-4", "--schedule", "cosine", "--credit", "turn", "--no-scale", "--temperature", "0.4",
     "--micro-batch", "16", "--save-every", "5",
 )  # fmt: skip
-PAPER = ("--profile", "paper", "--validate-every", "0")  # arms of the paper's rewards, beside GRPO
+SHAPED = ("--validate-every", "0")  # arms of the ablations, beside GRPO
+PAPER = ("--profile", "paper", *SHAPED)
 
 
 @dataclass
@@ -73,11 +75,11 @@ def ibisagent(*arguments: object) -> None:
         raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {done.returncode}")
 
 
-def run(experiment: Experiment, arms: Sequence[Arm]) -> str:
-    """Train and measure every arm; the table, also written to OUT/table.md."""
+def run(experiment: Experiment, arms: Sequence[Arm], name: str) -> str:
+    """Train and measure every arm; the table, also written to OUT/NAME.md."""
     folders = {arm.name: [_arm(experiment, arm, seed) for seed in experiment.seeds] for arm in arms}
     text = table(folders)
-    (experiment.out / "table.md").write_text(text, encoding="utf-8")
+    (experiment.out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
     return text
 

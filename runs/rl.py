@@ -37,4 +37,4 @@ def arms(config: Config) -> tuple[Arm, ...]:
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    run(config, arms(config))
+    run(config, arms(config), "rl")

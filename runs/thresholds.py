@@ -1,6 +1,6 @@
 """How much the steps of the paper's rewards matter: fixed thresholds against those scaled per target.
 
-    python runs/thresholds.py --data DATA --out out/thresholds --policy embedded:SFT/policy --seeds 0 1 2
+    python runs/thresholds.py --data DATA --out out/ablations --policy embedded:SFT/policy --seeds 0 1 2
 
 The paper's third open question; the adaptive ones are scaled by what the oracle reaches on each target.
 """
@@ -8,7 +8,7 @@ The paper's third open question; the adaptive ones are scaled by what the oracle
 import tyro
 from arms import PAPER, Arm, Experiment, run
 
-ARMS = (Arm("fixed", PAPER), Arm("adaptive", (*PAPER, "--adaptive")), Arm("SFT", train=None))
+ARMS = (Arm("paper", PAPER), Arm("paper adaptive", (*PAPER, "--adaptive")), Arm("SFT", train=None))
 
 if __name__ == "__main__":
-    run(tyro.cli(Experiment), ARMS)
+    run(tyro.cli(Experiment), ARMS, "thresholds")

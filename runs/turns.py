@@ -1,15 +1,17 @@
-"""One turn against many: policies trained and measured with at most one, three and eight turns.
+"""One turn against many: trained with at most eight, three and two, and measured so (eight: 20).
 
-python runs/turns.py --data DATA --out out/turns --policy embedded:SFT/policy
+python runs/turns.py --data DATA --out out/ablations --policy embedded:SFT/policy
 """
 
 import tyro
-from arms import Arm, Experiment, run
+from arms import SHAPED, Arm, Experiment, run
 
 ARMS = (
-    *(Arm(f"{n} turns", ("--max-turns", n), ("--max-turns", n)) for n in ("8", "3", "2")),
+    Arm("shaped", SHAPED),
+    *(Arm(f"shaped {n} turns", (*SHAPED, "--max-turns", n), ("--max-turns", n)) for n in ("3", "2")),
     Arm("first click only", None, ("--max-turns", "1")),
+    Arm("SFT", train=None),
 )
 
 if __name__ == "__main__":
-    run(tyro.cli(Experiment), ARMS)
+    run(tyro.cli(Experiment), ARMS, "turns")
