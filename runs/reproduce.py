@@ -2,7 +2,7 @@
 
     make reproduce-embedded DATA=../shared/data
 
-One CPU thread a training, about twelve hours in all on a machine like the card's. What differs from
+One CPU thread a training, about fifteen hours in all on a machine like the card's. What differs from
 the shipped weights: their policy went through earlier stages that this recipe leaves out (see the card).
 Nothing here reads the test split but the last steps.
 """
@@ -37,14 +37,16 @@ class Reproduce:
     """folder of the data sets"""
     out: Path = Path("out/reproduce")
     """where everything goes"""
-    tool_minutes: tuple[float, float] = (98.0, 180.0)
-    """training of the tool: the rate falls to 0 twice, at these minutes"""
+    tool_minutes: tuple[tuple[float, float], ...] = ((98.0, 0.62), (180.0, 0.79), (262.0, 0.86))
+    """training of the tool: the rate falls to 0 at each of these minutes; smaller frames up to this share"""
     policy_minutes: float = 150.0
     """training of the policy, on the tool's encoder and on the tool's masks"""
-    rival_minutes: float = 330.0
+    rival_minutes: float = 412.0
     """training of the single-pass rival: as long as tool and policy together"""
     rounds: int = 60
     """of GRPO"""
+    ablation_rounds: int = 12
+    """of GRPO in every arm of the ablations, each about eight minutes"""
     further: int = 1250
     """steps of further supervised training beside it, about as long"""
 
@@ -64,9 +66,9 @@ def main(config: Reproduce) -> None:
     os.environ["IBISAGENT_DATA"] = str(data)
     tool, policy = out / "embedded_tool.safetensors", out / "calibration/embedded_policy.safetensors"
     if not tool.exists():
-        first, whole = config.tool_minutes
-        run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", first)
-        run("runs/embedded_tool.py", "--out", out / "tool", "--minutes", whole, "--small-share", 0.79)
+        for minutes, small in config.tool_minutes:
+            schedule = ("--minutes", minutes, "--small-share", small)
+            run("runs/embedded_tool.py", "--out", out / "tool", *schedule)
         run("runs/calibrate_tool.py", "--weights", out / "tool" / tool.name, "--out", tool)
     raw = out / "policy/policy.safetensors"
     with_tool = ("--data", data, "--tool", f"embedded:{tool}")
@@ -85,6 +87,9 @@ def main(config: Reproduce) -> None:
         "--trajectories", out / "sft/further", "--further", config.further, "--out", out / "rl",
     )  # fmt: skip
     run("runs/rl.py", *taught, "--split", "val")
+    ablated = (*with_tool, "--policy", f"embedded:{out / 'sft/run/policy'}", "--out", out / "ablations")
+    for table in ("reward_ablation", "thresholds", "profiles", "turns"):
+        run(f"runs/{table}.py", *ablated, "--steps", config.ablation_rounds)
     rival = out / "rival/embedded_tool.safetensors"
     run("runs/embedded_tool.py", "--out", rival.parent, "--minutes", config.rival_minutes, "--single-pass")
     # from here on the test split is read
