@@ -32,7 +32,7 @@ GRPO = (
     "--micro-batch", "16", "--save-every", "5",
 )  # fmt: skip
 SHAPED = ("--validate-every", "0")  # arms of the ablations, beside GRPO
-PAPER = ("--profile", "paper", *SHAPED)
+PAPER = ("--profile", "paper", "--credit", "episode", *SHAPED)  # a mean over turns has no credit per turn
 
 
 @dataclass

@@ -112,6 +112,7 @@ def main(config: Config) -> None:
     for sure in reversed(config.sure):
         every = replace(chosen, sure=dict.fromkeys(kinds, sure))
         folder, file = evaluated(config, f"sure-{sure:g}", every), config.out / f"thoughts-{sure:g}.json"
+        file.unlink(missing_ok=True)
         subprocess.run(
             [sys.executable, THOUGHTS, folder, "--json", file], check=False, stdout=subprocess.DEVNULL
         )

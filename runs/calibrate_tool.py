@@ -32,7 +32,7 @@ class Config:
 
     weights: Path
     out: Path
-    cases: int = 40  # per set at most
+    cases: int = 40  # per set, about
     clicks: int = 8
 
 
@@ -97,7 +97,9 @@ def main(config: Config) -> None:
     with safe_open(str(config.weights), framework="pt") as file:
         facts = file.metadata() | {"calibration": json.dumps([round(scale, 4), round(shift, 4)])}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    save_file(tensors, str(config.out), metadata=facts)
+    partial = config.out.with_suffix(".part")
+    save_file(tensors, str(partial), metadata=facts)
+    partial.replace(config.out)
     print(f"{len(pairs)} pairs: scale {scale:.3f}, shift {shift:.3f}")
 
 

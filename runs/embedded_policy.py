@@ -291,8 +291,10 @@ def begin_with(network: EmbeddedPolicyNetwork, weights: Path, words: Words) -> N
 
 def tool_masks(weights: Path | None) -> Propose | None:
     """States from the tool's own masks, where its weights are there."""
-    if weights is None or not weights.is_file():
+    if weights is None:
         return None
+    if not weights.is_file():
+        raise InputError("--tool is a file of the tool's weights", f"{weights.name}: no such file")
     from policy_tool_masks import ToolMasks
 
     try:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import warnings
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ibisagent import render
@@ -27,6 +30,20 @@ def fingerprint(
         "policy": dict(policy.fingerprint()),
         "tool": dict(tool.fingerprint()),
     }
+
+
+def file_id(file: Path) -> str:
+    """Names a safetensors file by what it holds: 16 hex digits.
+
+    The same tensors and metadata have the same name however often they are saved; the bytes would
+    not do, since safetensors writes metadata in any order. Raises ValueError for another file.
+    """
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(memoryview(content)[8 + length :])
+    return digest.hexdigest()[:16]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

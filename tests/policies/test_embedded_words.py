@@ -48,6 +48,15 @@ def test_each_of_several_points_keeps_its_place() -> None:
 def test_a_word_outside_the_vocabulary_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         WORDS.encode("<think> quantum </think>", SIDE, SIDE)
+    for text in ("<think> 30% </think>", "<think> liver! </think>"):
+        with pytest.raises(KeyError, match="no word"):
+            WORDS.encode(text, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("point", ["(0.5,0.25)", "( 0.5 , 0.25 )", "(0.5000, 0.2500)"])
+def test_a_point_keeps_its_coordinates_however_the_grammar_lets_it_be_spaced(point: str) -> None:
+    tokens = WORDS.encode(f"<action> Positive Point {point} </action>".replace("<action> ", ""), SIDE, SIDE)
+    assert [t - len(WORDS.entries) for t in tokens if t >= len(WORDS.entries)] == [16 * 64 + 32]
 
 
 @pytest.mark.parametrize("target", TARGETS)

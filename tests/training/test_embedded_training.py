@@ -140,6 +140,9 @@ def test_what_the_policy_could_never_write_is_named(trainable) -> None:
     with pytest.raises(InputError, match="never writes"):
         trainable.collate([late])
     assert trainable.problem(Example(observe(1), (Written(STOP),))) is None
+    both = trainable.problem(Example(observe(1), (Written(STOP), Written(STOP))))
+    assert both == "several trained texts in one conversation, of which the embedded policy reads none"
+    assert trainable.problem(Example(observe(1), (Written(STOP, weight=None), Written(STOP)))) is None
 
 
 def test_saved_weights_are_loaded_by_name(tmp_path) -> None:
@@ -149,4 +152,12 @@ def test_saved_weights_are_loaded_by_name(tmp_path) -> None:
     trainable.save(tmp_path / "policy")
     again = load_policy(f"embedded:{tmp_path / 'policy'}")
     assert again.act([observe(1)])[0].text == EmbeddedPolicy.load().act([observe(1)])[0].text
-    assert again.fingerprint()["weights"] != "unsaved"
+    mark = again.fingerprint()["weights"]
+    assert mark != "unsaved"
+    for _ in range(3):  # safetensors orders metadata at random
+        trainable.save(tmp_path / "again")
+        assert load_policy(f"embedded:{tmp_path / 'again'}").fingerprint()["weights"] == mark
+    with torch.no_grad():
+        trainable.policy.network.words.weight[5, 0] += 1
+    trainable.save(tmp_path / "again")
+    assert load_policy(f"embedded:{tmp_path / 'again'}").fingerprint()["weights"] != mark

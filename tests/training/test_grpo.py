@@ -9,9 +9,11 @@ from synthesis.made_data import make_set
 from training.made_training import PICTURES, curve, rl
 
 from ibisagent.errors import InputError
+from ibisagent.training import grpo
 from ibisagent.training import optimiser as optimisers
 from ibisagent.training.advantage import group_advantages
 from ibisagent.training.grpo import examples_with_advantages, hacking, train
+from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import load_trainable
 from ibisagent.training.rounds import Round
 
@@ -113,6 +115,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(data, tmp_path, monke
         assert other == pytest.approx(one, abs=1e-6)
     assert [v["step"] for v in cards[0]["validations"]] == [0, 2, 3]
     assert (tmp_path / "whole/best/embedded_policy.safetensors").is_file()
+    mark = cards[0]["fingerprint"]["policy"]["weights"]
+    train(rl(data, tmp_path / "whole"))  # there is nothing left to do, and what is there stays
+    assert (
+        json.loads((tmp_path / "whole/training.json").read_text())["fingerprint"]["policy"]["weights"] == mark
+    )
+    with pytest.raises(InputError, match=r"optimisation\.lr: 9\.0 here, 0\.0001 there"):
+        train(rl(data, tmp_path / "whole", optimisation=Optimisation(lr=9.0, schedule="constant")))
     pages = sorted(path.name for path in (tmp_path / "whole/rollouts").iterdir())
     assert pages[0] == "round-00001-best.html" and len(pages) == 4
     assert "reward" in (tmp_path / "whole/rollouts" / pages[0]).read_text()
@@ -137,6 +146,31 @@ def test_options_that_cannot_be_are_named(data, tmp_path) -> None:
         train(rl(data, tmp_path / "b", without=("S_nothing",)))
     with pytest.raises(InputError, match="needs a tool that takes text"):
         train(rl(data, tmp_path / "c", start="proposal"))
+    with pytest.raises(InputError, match="credit per turn needs rewards that add up"):
+        train(rl(data, tmp_path / "e", profile="paper", credit="turn"))
+    with pytest.raises(InputError, match="sees the current picture alone"):
+        train(rl(data, tmp_path / "f", history="all"))
+    for name in ("kl", "least_spread"):
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')}"):
+            train(rl(data, tmp_path / "g", **{name: float("nan")}))
+    with pytest.raises(InputError, match="--validate-per-set is at least 1"):
+        train(rl(data, tmp_path / "h", validate_per_set=0))
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="--temperature is a number above 0"):
             train(rl(data, tmp_path / "d", temperature=temperature))
+
+
+def test_a_run_that_was_stopped_for_its_reward_stays_so(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(grpo, "hacking", lambda found: "made up" if len(found) > 1 else None)
+    assert train(rl(data, tmp_path, validate_every=1)) == "made up"
+    rounds = curve(tmp_path, "loss")
+    monkeypatch.undo()
+    assert train(rl(data, tmp_path, validate_every=1)) == "made up"
+    assert curve(tmp_path, "loss") == rounds and len(rounds) == 1
+    assert json.loads((tmp_path / "training.json").read_text())["stopped"] == "made up"
+
+
+def test_the_divergence_from_the_beginning_is_written_down(data, tmp_path) -> None:
+    train(rl(data, tmp_path, kl=0.1, updates=2, validate_every=0, record_every=0))
+    rows = curve(tmp_path, "kl", "clipped")
+    assert rows[0][1] >= 0 and rows[-1][1] > 0 and all(0 <= clipped <= 1 for _, _, clipped in rows)

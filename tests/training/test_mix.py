@@ -136,6 +136,8 @@ def test_which_source_depends_on_seed_and_place_alone_and_keeps_the_ratios(folde
     assert abs(counts[0] / 6000 - 0.2) < 0.02 and abs(counts[1] / 6000 - 0.1) < 0.02
     rows = Counter(p[1] for p in picked if p is not None and p[0] == 0)
     assert set(rows) == {0, 1} and abs(rows[0] - rows[1]) < 150
+    own = [mixer.trajectory(place) for place in range(6400)]
+    assert sorted(number for number in own if number is not None) == list(range(4480)), "each has its place"
     assert [Mixer([f"{one}:0.2", f"{two}:0.1"], seed=6).pick(place) for place in range(200)] != picked[:200]
     place = next(place for place, p in enumerate(picked) if p == (1, 0))
     assert mixer.draw(place).texts[0].text == "A liver."

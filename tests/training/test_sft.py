@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from training.made_training import curve, make_trajectories, sft
@@ -14,6 +14,7 @@ from ibisagent.synthesis.trajectories import wrong_turns
 from ibisagent.training import optimiser
 from ibisagent.training.examples import examples_of, observed_steps
 from ibisagent.training.optimiser import Optimisation
+from ibisagent.training.policy import claim
 from ibisagent.training.sft import train
 from ibisagent.types import View
 
@@ -117,3 +118,31 @@ def test_unusable_data_is_named(trajectories, tmp_path) -> None:
         train(sft(tmp_path / "log.jsonl", tmp_path / "c"))
     with pytest.raises(InputError, match="--batch and --steps"):
         train(sft(trajectories, tmp_path / "d", batch=0))
+    with pytest.raises(InputError, match="--epochs is a number above 0"):
+        train(sft(trajectories, tmp_path / "e", epochs=float("inf")))
+    with pytest.raises(InputError, match="sees the current picture alone"):
+        train(sft(trajectories, tmp_path / "f", history="all"))
+    with pytest.raises(InputError, match="--weight-decay"):
+        train(sft(trajectories, tmp_path / "g", optimisation=Optimisation(weight_decay=-1.0)))
+
+
+def test_a_run_is_continued_with_what_it_was_begun_with(trajectories, tmp_path) -> None:
+    train(sft(trajectories, tmp_path, steps=1))
+    with pytest.raises(InputError, match=r"options\.batch: 2 here, 4 there"):
+        train(sft(trajectories, tmp_path, steps=2, batch=2))
+    with pytest.raises(InputError, match="stage: rl here, sft there"):
+        claim(tmp_path, "rl", asdict(sft(trajectories, tmp_path)), rank=0)
+    train(sft(trajectories, tmp_path, steps=2))  # more steps are no other run
+    assert len(curve(tmp_path, "loss")) == 2
+
+
+def test_weights_that_are_no_numbers_are_never_saved(trajectories, tmp_path) -> None:
+    wild = Optimisation(lr=1e30, max_norm=1e30, warmup=0.0, micro_batch=2, save_every=1)
+    with pytest.raises(InputError, match="gradients are finite numbers"):
+        train(sft(trajectories, tmp_path, optimisation=wild))
+    assert not (tmp_path / "policy").exists()
+
+
+def test_the_first_step_of_a_run_without_warm_up_has_the_whole_rate(trajectories, tmp_path) -> None:
+    train(sft(trajectories, tmp_path, optimisation=Optimisation(lr=1e-4, warmup=0.0, schedule="constant")))
+    assert [rate for _, rate in curve(tmp_path, "lr")] == [1e-4] * 4

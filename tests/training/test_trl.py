@@ -125,6 +125,12 @@ def test_rollouts_share_a_tool_and_nothing_else(sample: Sample) -> None:
 def test_a_rollout_that_was_cut_pays(sample: Sample) -> None:
     environment = environment_factory([sample], ClassicalTool(), SETTINGS)()
     cut = [{"role": "assistant", "content": "", "tool_calls": [call(CLICK)]}]
+    environment.reset(sample_id=sample.sample_id)
+    environment.reply(CLICK)
+    driver = environment._driver
+    assert driver is not None
+    environment._finish("")  # the budget ended after an observation: that is no text of the policy
+    assert len(driver.episode().turns) == 1 and driver.episode().status == "turn_limit"
     for completion in (cut, [], [{"role": "tool", "content": "x"}]):
         environment.reset(sample_id=sample.sample_id)
         [reward] = episode_rewards([completion], [environment])

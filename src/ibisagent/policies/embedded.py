@@ -10,7 +10,6 @@ what it writes is text, read by the same parser as the text of a 7B model.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import time
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ibisagent.errors import InputError
+from ibisagent.fingerprint import file_id
 from ibisagent.lanes import in_lanes
 from ibisagent.policies.embedded_model import (
     LONGEST,
@@ -134,8 +134,9 @@ class EmbeddedPolicy:
         network.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
         )
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        return cls(network, words, temperature, Calibration(**json.loads(metadata["calibration"])), digest)
+        return cls(
+            network, words, temperature, Calibration(**json.loads(metadata["calibration"])), file_id(file)
+        )
 
     def save(self, path: Path) -> None:
         """Write half-precision weights with all that `load` needs; `path` is replaced as a whole."""

@@ -40,7 +40,7 @@ _FIXED = (
     *statement_sentences(),
 )
 POINT_ENTRY = _FIXED.index(POINT)
-_COORDINATES = re.compile(r"\( ?([0-9.]+), ([0-9.]+) ?\)")
+_COORDINATES = re.compile(r"\(\s*([0-9.]+)\s*,\s*([0-9.]+)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,11 @@ class Words:
         ids = self._ids()
         points = iter(_COORDINATES.findall(text))
         tokens = []
-        for piece in _split(_COORDINATES.sub(POINT, text)):
+        plain = _COORDINATES.sub(POINT, text)
+        pieces = _split(plain)
+        if "".join(pieces).replace(" ", "") != "".join(plain.split()):
+            raise KeyError("a sign that is no word")
+        for piece in pieces:
             if piece == POINT:
                 x, y = next(points)
                 tokens.append(self.point_id(cell_of(float(x), float(y), height, width)))

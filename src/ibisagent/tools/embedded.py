@@ -10,7 +10,6 @@ The score is the network's estimate of the mask's IoU, where two empty masks agr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ibisagent.errors import InputError
+from ibisagent.fingerprint import file_id
 from ibisagent.lanes import in_lanes
 from ibisagent.targets import canonical_target
 from ibisagent.tools.cache import EmbeddingCache
@@ -134,8 +134,7 @@ class EmbeddedTool:
                 "the embedded tool needs its weights", f"{path.name} ({error})", "reinstall the package"
             ) from error
         scale, shift = json.loads(facts.get("calibration", "[1.0, 0.0]"))
-        weights_id = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        return cls(network, weights_id, (float(scale), float(shift)))
+        return cls(network, file_id(path), (float(scale), float(shift)))
 
     def set_image(self, pictures: Sequence[Picture]) -> None:
         in_lanes(self._encode, {picture.content_id: picture for picture in pictures}.values())

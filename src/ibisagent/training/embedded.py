@@ -75,7 +75,9 @@ class WordLogProbs(nn.Module):
 
 
 class EmbeddedTrainable:
-    """`Trainable` of an `EmbeddedPolicy`. It knows no history: only the last text of an example counts."""
+    """`Trainable` of an `EmbeddedPolicy`. It knows no history, so an example has one trained text."""
+
+    reads_history = False
 
     def __init__(self, policy: EmbeddedPolicy, freeze_vision: bool = False) -> None:
         """`freeze_vision` keeps the encoder as it is."""
@@ -93,6 +95,8 @@ class EmbeddedTrainable:
             return "an instruction that the embedded policy cannot read"
         if max(observation.image.shape[:2]) > SIDE:
             return f"a picture above {SIDE} pixels"
+        if any(text.weight is not None for text in example.texts[:-1]):
+            return "several trained texts in one conversation, of which the embedded policy reads none"
         try:
             ids = self._ids(example)
         except KeyError:

@@ -15,6 +15,7 @@ import json
 import math
 import operator
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.errors import InputError
+from ibisagent.rewards import PROFILES
 from ibisagent.training.optimiser import Optimisation
-from ibisagent.training.policy import POLICY, PolicyToTrain
+from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
 from ibisagent.training.rounds import Played, Round, facts_of
 
 if TYPE_CHECKING:
@@ -111,11 +113,12 @@ def train(command: TrainRl) -> str | None:
     from ibisagent.fingerprint import seen, warn_if_different
     from ibisagent.progress import Progress
     from ibisagent.training.optimiser import Journal, Optimiser
-    from ibisagent.training.policy import card_of, load_trainable, write_card
+    from ibisagent.training.policy import card_of, claim, load_trainable, write_card
 
     _check(command)
     screen = Console(stderr=True, highlight=False)
     trainable = load_trainable(command.model, temperature=command.temperature)
+    check_history(trainable, command.history)
     round_ = Round(command, trainable)
     optimiser = Optimiser(trainable, command.optimisation, command.out, command.steps * command.updates)
     card = card_of(command.model.policy)
@@ -127,20 +130,25 @@ def train(command: TrainRl) -> str | None:
             "rollouts need whole weights on every process", "FSDP", "use DDP, or verl on a cluster"
         )
     reference = copy.deepcopy(trainable.module) if command.kl else None
-    done = optimiser.resume() or {"step": 0, "seconds": 0.0, "validations": []}
+    claim(command.out, "rl", asdict(command), optimiser.rank)
+    done = optimiser.resume() or {"step": 0, "seconds": 0.0, "validations": [], "stopped": None}
     journal = Journal(command.out, optimiser, done["step"])
     validations: list[dict[str, float]] = done["validations"]
     began = time.perf_counter() - done["seconds"]
-    stopped: str | None = None
+    stopped: str | None = done["stopped"]
     if command.validate_every and not validations:
         validations.append({"step": 0, **round_.validate(optimiser)})
+        if optimiser.rank == 0:
+            trainable.save(command.out / BEST)
     with Progress(screen if optimiser.rank == 0 else None, "rl", command.steps, done["step"]) as progress:
-        for number in range(done["step"], command.steps):
+        for number in range(done["step"], 0 if stopped else command.steps):
             clock = time.perf_counter()
             played = round_.play(number, optimiser)
             rolled = time.perf_counter() - clock
-            stepped = learn(command, optimiser, reference, number, played)
-            facts = facts_of(played, optimiser) | {
+            watched: dict[str, float] = defaultdict(float)
+            stepped = learn(command, optimiser, reference, number, played, watched)
+            facts = facts_of(played, optimiser) | means(watched, optimiser)
+            facts |= {
                 "rollout_seconds": round(rolled, 2),
                 "update_seconds": round(time.perf_counter() - clock - rolled, 2),
             }
@@ -158,7 +166,8 @@ def train(command: TrainRl) -> str | None:
             journal.write(number + 1, stepped, seconds=round(seconds, 2), **facts)
             progress.advance(f"reward {facts['reward']:.3f}, IoU {facts['iou']:.3f}")
             if (number + 1) % command.optimisation.save_every == 0 or last or stopped:
-                optimiser.save({"step": number + 1, "seconds": seconds, "validations": validations})
+                record = {"step": number + 1, "seconds": seconds, "validations": validations}
+                optimiser.save(record | {"stopped": stopped})
             if stopped:
                 break
     optimiser.save_policy(command.out / POLICY)
@@ -183,10 +192,25 @@ def _check(command: TrainRl) -> None:
     for name, value in least.items():
         if getattr(command, name) < value:
             raise InputError(f"--{name.replace('_', '-')} is at least {value}", getattr(command, name))
-    if not 0 <= command.absent < 1 or command.kl < 0 or min(command.clip) <= 0:
+    numbers = (command.kl, command.least_spread)
+    if (
+        not 0 <= command.absent < 1
+        or not all(0 <= n < math.inf for n in numbers)
+        or not min(command.clip) > 0
+    ):
         raise InputError(
-            "--absent is a share below 1, --kl at least 0, --clip above 0",
-            f"{command.absent}, {command.kl}, {command.clip}",
+            "--absent is a share below 1, --kl and --least-spread are at least 0, --clip is above 0",
+            f"{command.absent}, {command.kl}, {command.least_spread}, {command.clip}",
+        )
+    if command.validate_per_set is not None and command.validate_per_set < 1:
+        raise InputError(
+            "--validate-per-set is at least 1", command.validate_per_set, "or --validate-every 0"
+        )
+    if command.credit == "turn" and PROFILES[command.profile].pool == "mean":
+        raise InputError(
+            "credit per turn needs rewards that add up",
+            f"profile {command.profile}, a mean over turns",
+            "use --credit episode or --profile shaped",
         )
     if not 0 < command.temperature < math.inf:
         raise InputError(
@@ -236,9 +260,17 @@ def examples_with_advantages(
 
 
 def learn(
-    command: TrainRl, optimiser: Optimiser, reference: Any, number: int, played: Sequence[Sequence[Played]]
+    command: TrainRl,
+    optimiser: Optimiser,
+    reference: Any,
+    number: int,
+    played: Sequence[Sequence[Played]],
+    watched: dict[str, float] | None = None,
 ) -> Any:
-    """The optimiser steps of a round; what the last one saw."""
+    """The optimiser steps of a round; what the last one saw.
+
+    `watched` sums what `policy_loss` lets one watch over the trained tokens, and counts them.
+    """
     from ibisagent.seeding import generator_for
     from ibisagent.training.loss import policy_loss
 
@@ -272,7 +304,7 @@ def learn(
             if reference is not None:
                 with torch.no_grad():
                     anchor = reference(**batch.inputs).float()
-            return policy_loss(
+            found = policy_loss(
                 log_probs,
                 before,
                 batch.weights,
@@ -281,11 +313,23 @@ def learn(
                 reference=anchor,
                 beta=command.kl,
                 tokens=1.0,
-            ).loss
+            )
+            if watched is not None:
+                tokens = int(batch.mask.sum())
+                watched["tokens"] += tokens
+                watched["kl"] += float(found.kl) * tokens
+                watched["clipped"] += float(found.clipped) * tokens
+            return found.loss
 
         stepped = optimiser.step(number * command.updates + update, parts, loss)
     assert stepped is not None, "a round has texts"
     return stepped
+
+
+def means(watched: dict[str, float], optimiser: Optimiser) -> dict[str, float]:
+    """Mean KL divergence and share of clipped tokens, over all processes."""
+    tokens = max(1.0, optimiser.total(watched["tokens"]))
+    return {name: round(optimiser.total(watched[name]) / tokens, 6) for name in ("kl", "clipped")}
 
 
 def hacking(validations: Sequence[dict[str, float]]) -> str | None:
@@ -304,7 +348,7 @@ def hacking(validations: Sequence[dict[str, float]]) -> str | None:
 
 
 def _is_best(validations: Sequence[dict[str, float]]) -> bool:
-    return validations[-1]["set-macro IoU"] >= max(v["set-macro IoU"] for v in validations)
+    return validations[-1]["set-macro IoU"] > max(v["set-macro IoU"] for v in validations[:-1])
 
 
 def _validation_line(found: dict[str, float]) -> str:

@@ -27,7 +27,6 @@ class PolicyLoss:
     loss: Tensor  # to call backward on
     kl: Tensor  # mean k3 over the tokens; 0 without a reference
     clipped: Tensor  # share of the tokens where the clip took the gradient away
-    ratio: Tensor  # mean ratio over the tokens
 
 
 def policy_loss(
@@ -49,7 +48,7 @@ def policy_loss(
     at all others (prompt, pictures, padding) any value may stand, infinities included, and no
     gradient arises. `clip`: how far the ratio may fall and rise. `tokens`: what the sum is divided
     by, such as the number of policy tokens of all parts and ranks; by default that of this mask.
-    The three values to watch are means over this mask. Raises InputError for shapes that differ,
+    The two values to watch are means over this mask. Raises InputError for shapes that differ,
     and for a `beta` without a reference.
     """
     _check(log_probs, old_log_probs, advantages, mask, reference, beta)
@@ -78,7 +77,6 @@ def policy_loss(
             loss=loss,
             kl=(kl * mask).sum() / here,
             clipped=((held < free) & mask).sum() / here,
-            ratio=(ratio * mask).sum() / here,
         )
 
 

@@ -28,6 +28,8 @@ from ibisagent.types import BASE_VERBS, VLM_VIEW, Message, Observation, View
 MARKER = "<image>"
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 
+_BLOCK = 64  # places over which the ratios are kept
+
 
 @dataclass(frozen=True)
 class Line:
@@ -89,14 +91,28 @@ class Mixer:
             )
         self.sources = [read_conversations(path) for path, _ in named]
 
+    @property
+    def share(self) -> float:
+        """Of the trajectories among all examples."""
+        return 1 - sum(self.ratios)
+
+    def trajectory(self, place: int) -> int | None:
+        """How many trajectories came before the `place`-th example of a run; None where it is none.
+
+        In every block of so many places as many are trajectories as the ratios leave, in random places.
+        """
+        block, within = divmod(place, _BLOCK)
+        before, after = (int((block + more) * _BLOCK * self.share + 1e-6) for more in (0, 1))
+        slot = int(generator_for(self.seed, "mix block", block).permutation(_BLOCK)[within])
+        return before + slot if slot < after - before else None
+
     def pick(self, place: int) -> tuple[int, int] | None:
         """Source and conversation for the `place`-th example of a run, or None for a trajectory."""
+        if self.trajectory(place) is not None:
+            return None
         generator = generator_for(self.seed, "mix", place)
-        drawn = generator.random()
-        for source, bound in enumerate(np.cumsum(self.ratios)):
-            if drawn < bound:
-                return source, int(generator.integers(len(self.sources[source])))
-        return None
+        source = int(generator.choice(len(self.ratios), p=np.array(self.ratios) / sum(self.ratios)))
+        return source, int(generator.integers(len(self.sources[source])))
 
     def draw(self, place: int) -> Example | None:
         """The `place`-th example of a run, or None where a trajectory belongs there."""

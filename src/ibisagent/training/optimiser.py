@@ -168,6 +168,12 @@ class Optimiser:
                 self.accelerator.backward(found * scale)
             summed += float(found.detach())
         norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.options.max_norm)
+        if not math.isfinite(float(norm)):
+            raise InputError(
+                "gradients are finite numbers",
+                f"norm {float(norm)} at step {number + 1}",
+                "lower --lr; the last checkpoint is as it was",
+            )
         rate = self.rate(number)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -178,7 +184,7 @@ class Optimiser:
 
     def rate(self, number: int) -> float:
         """The learning rate of a step."""
-        warm = max(1, round(self.options.warmup * self.steps))
+        warm = round(self.options.warmup * self.steps)
         if number < warm:
             return self.options.lr * (number + 1) / (warm + 1)
         if self.options.schedule == "constant":
@@ -240,8 +246,12 @@ class Optimiser:
 
 
 def _check(options: Optimisation) -> None:
-    if not options.lr > 0 or not options.max_norm > 0:
-        raise InputError("--lr and --max-norm are above 0", f"{options.lr}, {options.max_norm}")
+    if not 0 < options.lr < math.inf or not options.max_norm > 0:
+        raise InputError(
+            "--lr is a number above 0, --max-norm is above 0", f"{options.lr}, {options.max_norm}"
+        )
+    if not 0 <= options.weight_decay < math.inf:
+        raise InputError("--weight-decay is a number of at least 0", options.weight_decay)
     if not 0 <= options.warmup <= 1:
         raise InputError("--warmup is a share of the steps", options.warmup)
     for name in ("micro_batch", "save_every"):

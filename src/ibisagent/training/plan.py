@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ibisagent.errors import InputError
 from ibisagent.training.plan_costs import Stage, gpus, memory, rl_seconds, sft_seconds, trained_weights
 from ibisagent.training.plan_shapes import KNOWN, Shapes, shapes_of
+from ibisagent.training.policy import PolicyToTrain
 
 SPARE = 0.08  # of a GPU's memory, for the CUDA context and what the allocator cannot use
 GB = 1e9
@@ -27,15 +28,15 @@ class TrainPlan:
     """Qwen/Qwen2.5-VL-{3B,7B,32B,72B}-Instruct, or a folder with config.json"""
     gpus: str = "8x80"
     """number of GPUs x GB of memory of each"""
-    lora_rank: int = 8
+    lora_rank: int = PolicyToTrain.lora_rank
     """as for train sft; 0: full training"""
-    freeze_vision: bool = True
+    freeze_vision: bool = PolicyToTrain.freeze_vision
     """leave the vision tower as it is"""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = PolicyToTrain.gradient_checkpointing
     """recompute activations instead of keeping them"""
     micro_batch: int = 4
     """examples in one forward pass on one GPU"""
-    max_tokens: int = 2048
+    max_tokens: int = PolicyToTrain.max_tokens
     """longest conversation, pictures included"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """in which the model computes"""

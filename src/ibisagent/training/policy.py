@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
+from ibisagent.fingerprint import differences
 
 if TYPE_CHECKING:
     from ibisagent.training.trainable import Trainable
 
 POLICY = "policy"  # folder of the trained policy in a run's folder
 CARD = "training.json"  # beside it: what made it
+RUN = "run.json"  # and what it was begun with
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,50 @@ def load_trainable(options: PolicyToTrain, temperature: float = 0.0) -> Trainabl
     )
 
 
+def check_history(trainable: Trainable, history: str) -> None:
+    """Raises InputError where the policy reads no earlier texts and an episode would be one example."""
+    if history == "all" and not trainable.reads_history:
+        raise InputError(
+            "the embedded policy sees the current picture alone", "--history all", "use --history none"
+        )
+
+
+FREE = frozenset({"data", "out", "steps", "epochs"})  # options that a run may be continued with
+FREE_OF_PARTS = frozenset({"save_every", "log_with", "device"})
+
+
+def claim(out: Path, stage: str, options: Mapping[str, Any], rank: int, **facts: Any) -> None:
+    """Write a run's options and `facts` to its folder, or check that those there are the same.
+
+    Raises InputError that names each difference: a folder holds one run only.
+    """
+    kept = {name: value for name, value in options.items() if name not in FREE}
+    for part in ("model", "optimisation"):
+        kept[part] = {name: value for name, value in kept[part].items() if name not in FREE_OF_PARTS}
+    ours = json.loads(json.dumps({"stage": stage, "options": kept, **facts}, default=str))
+    file = out / RUN
+    if file.exists():
+        lines = differences(ours, json.loads(file.read_text(encoding="utf-8")))
+        if lines:
+            more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+            raise InputError(
+                "a run is continued with the options and data that it began with",
+                "; ".join(lines[:4]) + more,
+                "name another --out, or repeat the command that began it",
+            )
+    elif rank == 0:
+        _write(file, ours)
+
+
 def write_card(out: Path, card: dict[str, Any]) -> None:
     """Write what made the policy of a run's folder, as a whole."""
-    temporary = (out / CARD).with_suffix(".part")
-    temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(out / CARD)
+    _write(out / CARD, card)
+
+
+def _write(file: Path, record: Mapping[str, Any]) -> None:
+    temporary = file.with_suffix(".part")
+    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(file)
 
 
 def card_of(policy: str) -> dict[str, Any] | None:

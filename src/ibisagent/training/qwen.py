@@ -114,6 +114,8 @@ class LogProbs(nn.Module):
 class QwenTrainable:
     """`Trainable` of a `QwenPolicy`; policy and module share one model, so nothing is copied."""
 
+    reads_history = True
+
     def __init__(
         self,
         policy: QwenPolicy,

@@ -166,6 +166,8 @@ class Round:
         rows = {name: [optimiser.total(value) for value in sums.get(name, [0.0] * 4)] for name in names}
         rows = {name: row for name, row in rows.items() if row[0]}
         count = sum(row[0] for row in rows.values())
+        if not count:
+            raise InputError("validation episodes have a reward", "none has", "check --tool and the data")
         return {
             "set-macro IoU": sum(row[1] / row[0] for row in rows.values()) / len(rows),
             "mean IoU": sum(row[1] for row in rows.values()) / count,
@@ -204,7 +206,7 @@ def _profile(command: TrainRl, round_: Round) -> Profile:
 
 
 def facts_of(played: Sequence[Sequence[Played]], optimiser: Optimiser) -> dict[str, float]:
-    """Means over the round's rollouts, over all processes."""
+    """Means over the rollouts that are trained, over all processes; groups without spread are not."""
     from ibisagent.masks import iou
 
     rows = []

@@ -9,6 +9,7 @@ loss (measure the policy with `ibisagent evaluate --split val`), packing, early 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import tyro
 
 from ibisagent.errors import EpisodeFormatError, InputError
 from ibisagent.training.optimiser import Optimisation
-from ibisagent.training.policy import POLICY, PolicyToTrain
+from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,7 @@ def train(command: TrainSft) -> Path:
     from ibisagent.progress import Progress
     from ibisagent.training.mix import Mixer
     from ibisagent.training.optimiser import Journal, Optimiser
-    from ibisagent.training.policy import load_trainable, write_card
+    from ibisagent.training.policy import claim, load_trainable, write_card
 
     _check(command)
     screen = Console(stderr=True, highlight=False)
@@ -80,6 +81,7 @@ def train(command: TrainSft) -> Path:
     source = _source(command, data, mixer)
     steps = command.steps or 0  # known once the items are counted
     optimiser = Optimiser(trainable, command.optimisation, command.out, steps)
+    claim(command.out, "sft", asdict(command), optimiser.rank, data=data.files())
     left_out = data.check(command.out, optimiser, screen)
     if mixer is not None:
         left_out |= {f"--mix: {reason}": count for reason, count in mixer.check(trainable.problem).items()}
@@ -87,7 +89,8 @@ def train(command: TrainSft) -> Path:
         data.warn()
         for reason, count in sorted(left_out.items()):
             screen.print(f"left out: {count} texts: {reason}")
-    steps = optimiser.steps = command.steps or max(1, round(command.epochs * len(data) / command.batch))
+    places = command.epochs * len(data) / (1.0 if mixer is None else mixer.share)
+    steps = optimiser.steps = command.steps or max(1, round(places / command.batch))
     done = optimiser.resume() or {"step": 0, "seconds": 0.0}
     journal = Journal(command.out, optimiser, done["step"])
     began = time.perf_counter() - done["seconds"]
@@ -118,9 +121,13 @@ def train(command: TrainSft) -> Path:
 
 
 def _check(command: TrainSft) -> None:
-    if command.batch < 1 or (command.steps is not None and command.steps < 1) or not command.epochs > 0:
+    if (
+        command.batch < 1
+        or (command.steps is not None and command.steps < 1)
+        or not 0 < command.epochs < math.inf
+    ):
         raise InputError(
-            "--batch and --steps are at least 1, --epochs is above 0",
+            "--batch and --steps are at least 1, --epochs is a number above 0",
             f"{command.batch}, {command.steps}, {command.epochs}",
         )
     try:
@@ -155,7 +162,10 @@ class Trajectories:
 
         if not path.exists():
             raise InputError("trajectories are a log or a folder of logs", "no such path", "check the path")
-        self._trainable, self._history = trainable, history
+        if history is not None:
+            check_history(trainable, history)
+        self._trainable = trainable
+        self._history = history if trainable.reads_history else "none"
         self._files = trajectory_files(path)
         self._places: list[tuple[int, int]] = []  # file, offset of each episode
         self.items: list[tuple[int, int]] = []  # episode, which of its examples
@@ -173,6 +183,10 @@ class Trajectories:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def files(self) -> dict[str, int]:
+        """Bytes of every log, by name: other data are another run's."""
+        return {file.name: file.stat().st_size for file in self._files}
 
     def check(self, out: Path, optimiser: Optimiser, screen: Any) -> dict[str, int]:
         """Look at every text before the first step: which can be trained, and why others cannot.
@@ -196,18 +210,12 @@ class Trajectories:
                     progress.advance("")
             temporary = file.with_suffix(".part")
             temporary.write_text(
-                json.dumps({"episodes": len(self._places), "items": items, "left_out": left}),
+                json.dumps({"items": items, "left_out": left}),
                 encoding="utf-8",
             )
             temporary.replace(file)
         optimiser.accelerator.wait_for_everyone()
         record = json.loads(file.read_text(encoding="utf-8"))
-        if record["episodes"] != len(self._places):
-            raise InputError(
-                "a run is continued on the data that it began with",
-                f"{len(self._places)} trajectories, before {record['episodes']}",
-                "name another --out",
-            )
         self.items = [(number, index) for number, index in record["items"]]
         if not self.items:
             raise InputError("there are texts to learn", "none", "; ".join(record["left_out"]) or None)
@@ -276,8 +284,9 @@ def _source(command: TrainSft, data: Trajectories, mixer: Mixer | None) -> Any:
         mine = [place for place in places if place % optimiser.world == optimiser.rank]
         found = []
         for place in mine or [places[0]]:
-            other = mixer.draw(place) if mixer is not None else None
-            epoch, index = divmod(place, len(data))
+            own = place if mixer is None else mixer.trajectory(place)
+            other = mixer.draw(place) if own is None and mixer is not None else None
+            epoch, index = divmod(own or 0, len(data))
             found.append(other if other is not None else data.example(int(order(epoch)[index])))
         return found
 

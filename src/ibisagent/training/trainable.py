@@ -56,6 +56,8 @@ class Trainable(Protocol):
     at temperature 1). No dropout and no moving statistics: the same weights always give the same values.
     """
 
+    reads_history: bool  # whether earlier texts of a conversation change what it writes
+
     @property
     def policy(self) -> Policy:
         """Writes texts with the weights as of the last `refresh`."""

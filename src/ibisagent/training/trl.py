@@ -102,7 +102,8 @@ class IbisEnvironment:
     def _finish(self, text: str) -> float | None:
         """The reward after the final reply, which was no call; None: the rollout leaves its group."""
         assert self._driver is not None, "reset comes first"
-        self._driver.reply(_without_end(text))
+        if text:  # none where TRL's budget ended after an observation
+            self._driver.reply(_without_end(text))
         self._driver.cut()
         return self._driver.reward().total
 
