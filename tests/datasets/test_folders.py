@@ -7,7 +7,7 @@ import pytest
 from layouts import box, parallel, picture, save, save_volume
 
 from ibisagent.datasets.cases import ReadOptions
-from ibisagent.datasets.detect import open_dataset
+from ibisagent.datasets.detect import open_dataset, open_part
 from ibisagent.errors import InputError
 
 SKIN = ReadOptions(target="skin lesion")
@@ -113,3 +113,34 @@ def test_pairs_of_volumes(tmp_path):
     ) == 1
     every = open_dataset(tmp_path, options=ReadOptions(target="hippocampus", every=2, axis="coronal"))
     assert len(every.cases) == 4 and next(iter(every)).truth.shape == (5, 6)
+
+
+def test_nobody_is_chosen_on_what_is_trained_in_any_layout(tmp_path):
+    for index in range(40):
+        save(tmp_path / f"images/{index}.png", picture(index))
+        save(tmp_path / f"masks/liver/{index}.png", box(1, 1, 4, 4))
+    trained, held = ({case.key for case in open_part(tmp_path, part).cases} for part in ("train", "val"))
+    assert len(trained) + len(held) == 40 and not trained & held and 1 <= len(held) <= 9
+    with pytest.raises(InputError, match=r"got 'test'; there are: train$"):
+        open_dataset(tmp_path, options=ReadOptions(split="test"))
+
+
+def test_a_validation_split_of_the_data_is_taken_as_it_is(tmp_path):
+    for split, count in (("train", 9), ("val", 2)):
+        for index in range(count):
+            save(tmp_path / f"{split}/images/{split}{index}.png", picture(index))
+            save(tmp_path / f"{split}/masks/liver/{split}{index}.png", box(1, 1, 4, 4))
+    assert [len(open_part(tmp_path, part).cases) for part in ("train", "val")] == [9, 2]
+
+
+def test_too_few_pictures_for_a_validation_say_so(tmp_path):
+    save(tmp_path / "images/a.png", picture())
+    save(tmp_path / "masks/liver/a.png", box(1, 1, 4, 4))
+    parts = {}
+    for part in ("train", "val"):
+        try:
+            parts[part] = len(open_part(tmp_path, part).cases)
+        except InputError as error:
+            parts[part] = str(error)
+    assert sorted(map(str, parts.values()))[0] == "1"
+    assert any("none of 1 pictures" in str(value) for value in parts.values())

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,9 +24,6 @@ import numpy as np
 from ibisagent.errors import InputError
 from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture, Sample
-
-if TYPE_CHECKING:
-    from ibisagent.datasets.cases import Case, DataSet
 
 DEFAULT_INSTRUCTION = "Find the {target} in this image."
 _VALIDATION_TENTHS = 1
@@ -195,13 +192,6 @@ def split_of(patient: str) -> str:
     """
     digest = hashlib.sha256(f"ibisagent-124:{patient}".encode()).digest()
     return "val" if int.from_bytes(digest[:4]) % 10 < _VALIDATION_TENTHS else "train"
-
-
-def part_of(found: DataSet, part: str) -> list[Case]:
-    """The cases of "train" or "val" (`split_of`) of a training split; in other layouts all cases."""
-    if found.format != "biomedparse":
-        return list(found.cases)
-    return [case for case in found.cases if split_of(case.patient or case.key) == part]
 
 
 def parse_name(file_name: str) -> tuple[str, str | None, str | None]:

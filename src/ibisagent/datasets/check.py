@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ibisagent.errors import IbisError, InputError
+from ibisagent.datasets.reading import Reading
+from ibisagent.errors import IbisError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,21 +40,11 @@ KNOWN_TYPOS = {"public symphysis": "pubic symphysis", "panreas": "pancreas"}
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Reading):
     """Say what is wrong with a data set, and what reading it would do about that."""
 
     data: Annotated[Path, tyro.conf.Positional]
     """a data set: its folder or its index file"""
-    format: str | None = None
-    """as for `ibisagent synthesize`; by default found out"""
-    target: str | None = None
-    """what masks without names show"""
-    labels: tuple[str, ...] = ()
-    """label values or colours and what they show, as 1=liver #ff0000=spleen"""
-    pictures: Path | None = None
-    """where the pictures of a JSON index lie"""
-    every: int = 1
-    """only every so-manyth slice of a volume"""
     json: Path | None = None
     """also write the report to this file"""
 
@@ -85,20 +76,9 @@ class _Seen:
 
 def run(command: Check) -> int:
     """Check a data set and print the report; exit code 0 without faults, else 1. Raises InputError."""
-    from ibisagent.datasets.cases import ReadOptions
     from ibisagent.datasets.detect import open_dataset
-    from ibisagent.datasets.folders import checked_labels
 
-    pairs = [label.partition("=") for label in command.labels]
-    if any(not value or not name for value, _, name in pairs):
-        raise InputError("--labels are pairs", " ".join(command.labels), "write 1=liver 2=spleen")
-    options = ReadOptions(
-        target=command.target,
-        labels=checked_labels({value: name for value, _, name in pairs}),
-        pictures=command.pictures,
-        every=command.every,
-    )
-    report = check(open_dataset(command.data, command.format, options))
+    report = check(open_dataset(command.data, command.format, command.read_options()))
     print(f"format: {report.format}")
     for split, count in report.pictures.items():
         print(f"{split}: {count} pictures")

@@ -58,10 +58,42 @@ def open_dataset(path: str | Path, format: str | None = None, options: ReadOptio
         )
     found = _read(path, kind, options)
     if options.split is not None and not found.cases:
+        there = sorted({case.split for case in _read(path, kind, replace(options, split=None)).cases})
         raise InputError(
-            "the split must be in the data set", repr(options.split), "leave --split out to see all"
+            "the split must be in the data set",
+            repr(options.split),
+            f"there are: {', '.join(there)}"
+            if there
+            else "the data set is empty; see `ibisagent data check`",
         )
     return _once(found)
+
+
+def open_part(
+    path: str | Path, part: str, format: str | None = None, options: ReadOptions | None = None
+) -> DataSet:
+    """What is trained on ("train") or chosen on ("val"): never the same patients.
+
+    The data set's own splits where it has a val; else its training split without a tenth of the
+    patients (`split_of`; of the pictures where no patient is known), or that tenth. Raises
+    InputError as `open_dataset` does, and where nothing is left.
+    """
+    options = options or ReadOptions()
+    try:
+        own = open_dataset(path, format, replace(options, split="val"))
+    except InputError:
+        own = None  # of what else may be wrong the next call speaks
+    if own is not None:
+        return own if part == "val" else open_dataset(path, format, replace(options, split="train"))
+    found = open_dataset(path, format, replace(options, split="train"))
+    cases = tuple(c for c in found.cases if biomedparse.split_of(c.patient or c.key) == part)
+    if not cases:
+        raise InputError(
+            f"a tenth of the patients, by hash, is for validation, and the others for training: {part}",
+            f"none of {len(found.cases)} pictures",
+            "add pictures, give the data set a val split, or train with --validate-every 0",
+        )
+    return replace(found, cases=cases)
 
 
 def _once(found: DataSet) -> DataSet:

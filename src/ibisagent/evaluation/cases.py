@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ibisagent.datasets.biomedparse import part_of
 from ibisagent.datasets.cases import Case, ReadOptions, hashed, samples_of
-from ibisagent.datasets.detect import open_dataset
+from ibisagent.datasets.detect import open_dataset, open_part
 from ibisagent.errors import InputError
 from ibisagent.types import Sample
 
@@ -72,20 +71,18 @@ def plan(
 ) -> Plan:
     """Every picture of a split with its targets; no pixel is read.
 
-    `data` is anything that `datasets.detect.open_dataset` reads. Split "all" takes every split. In
-    the layout of BiomedParseData, "val" is a tenth of the training patients (`split_of`) and "train"
-    all others. `per_set` keeps so many cases of each set, drawn by hash, so that they do not depend
-    on the order of files. `without` names targets that are not asked for. Raises InputError where
-    nothing is found, and for easy absent targets where no set shows another part of the body.
+    `data` is anything that `datasets.detect.open_dataset` reads. Split "all" takes every split; "val"
+    is the data's own or else a tenth of the training patients, and "train" all others (`open_part`).
+    `per_set` keeps so many cases of each set, drawn by hash, so that they do not depend on the order of
+    files. `without` names targets that are not asked for. Raises InputError where nothing is found, and
+    for easy absent targets where no set shows another part of the body.
     """
     options = replace(options or ReadOptions(), split=None if split == "all" else split)
-    try:
+    if split in ("train", "val"):
+        found = open_part(data, split, format, options)
+    else:
         found = open_dataset(data, format, options)
-    except InputError:
-        if split != "val":
-            raise
-        found = open_dataset(data, format, replace(options, split="train"))
-    entries = part_of(found, split) if split in ("train", "val") else list(found.cases)
+    entries = found.cases
     names = sorted({entry.dataset for entry in entries})
     unknown = sorted(set(datasets) - set(names))
     if unknown:

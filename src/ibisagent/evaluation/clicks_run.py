@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Simulator = Literal["centre", "component", "uniform", "jittered", "people"]
 
 
 @dataclass(frozen=True)
-class Clicks:
+class Clicks(Reading):
     """Measure a tool under simulated clicks: IoU after n clicks, NoC, and the error of its own score."""
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -54,20 +55,6 @@ class Clicks:
     """at most so many cases of each set, drawn by hash"""
     instruction: str = "Find the {target} in this image."
     """what the tool is told where it is told something"""
-    format: str | None = None
-    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, huggingface or folders; else found out"""
-    target: str | None = None
-    """what masks without names show, such as "skin lesion" """
-    labels: tuple[str, ...] = ()
-    """label values or colours and what they show, as 1=liver #ff0000=spleen"""
-    pictures: Path | None = None
-    """where the pictures of a JSON index lie"""
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
-    """through which volumes are sliced"""
-    every: int = 1
-    """only every so-manyth slice of a volume"""
-    window: str | None = None
-    """grey values of volumes shown, as LO,HI"""
     batch_size: int = 8
     """cases that advance together"""
     seed: int = 0
@@ -162,13 +149,7 @@ def _plan(command: Clicks) -> Plan:
             datasets=command.datasets,
             per_set=command.per_set,
             instruction=command.instruction,
-            format=command.format,
-            target=command.target,
-            labels=command.labels,
-            pictures=command.pictures,
-            axis=command.axis,
-            every=command.every,
-            window=command.window,
+            **{one.name: getattr(command, one.name) for one in fields(Reading)},
         )
     )
 

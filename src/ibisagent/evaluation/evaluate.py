@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError
 from ibisagent.pair import STARTS, PairOptions
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Reading):
     """Measure a policy and a tool on data sets: samples.jsonl, summary.json and report.html."""
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -53,21 +54,6 @@ class Evaluate:
     """of --perturb; 0 changes nothing"""
     instruction: str = "Find the {target} in this image."
     """what is asked; {target} is filled in"""
-    format: str | None = None
-    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, sam-med2d, huggingface or folders; else
-    found out"""
-    target: str | None = None
-    """what masks without names show, such as "skin lesion" """
-    labels: tuple[str, ...] = ()
-    """label values or colours and what they show, as 1=liver #ff0000=spleen"""
-    pictures: Path | None = None
-    """where the pictures of a JSON index lie"""
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
-    """through which volumes are sliced"""
-    every: int = 1
-    """only every so-manyth slice of a volume"""
-    window: str | None = None
-    """grey values of volumes shown, as LO,HI"""
     batch_size: int = 8
     """episodes that advance together"""
     workers: int = 1
@@ -164,23 +150,8 @@ def evaluate(
 
 def plan_of(command: Evaluate) -> Plan:
     """The cases that a command asks for. Raises InputError for data that cannot be read."""
-    from ibisagent.datasets.cases import ReadOptions
-    from ibisagent.datasets.folders import checked_labels
     from ibisagent.evaluation.cases import plan
-    from ibisagent.images.intensity import parse_window
 
-    labels = [label.partition("=") for label in command.labels]
-    if any(not value or not name for value, _, name in labels):
-        raise InputError("--labels are pairs", " ".join(command.labels), "write 1=liver 2=spleen")
-    options = ReadOptions(
-        instruction=command.instruction,
-        target=command.target,
-        labels=checked_labels({value: name for value, _, name in labels}),
-        pictures=command.pictures,
-        axis=command.axis,
-        every=command.every,
-        window=parse_window(command.window) if command.window else None,
-    )
     return plan(
         command.data,
         command.split,
@@ -189,7 +160,7 @@ def plan_of(command: Evaluate) -> Plan:
         without=command.without,
         per_set=command.per_set,
         format=command.format,
-        options=options,
+        options=command.read_options(instruction=command.instruction),
     )
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ibisagent.datasets.biomedparse import part_of
 from ibisagent.datasets.cases import Case, ReadOptions, samples_of
-from ibisagent.datasets.detect import open_dataset
+from ibisagent.datasets.detect import open_dataset, open_part
 from ibisagent.environment import Settings
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError
@@ -51,7 +50,7 @@ class Job:
     keep_unreached: bool = False
     shards: int = 1
     batch_size: int = 4
-    hold_out: bool = False  # leave out the validation patients of the layout of BiomedParseData
+    hold_out: bool = False  # leave out those whom `open_part` keeps for validation
     limit: int | None = None  # of cases, for a trial
     seed: int = 0
     wording: Wording | None = None  # None: the instructions of the data set
@@ -84,9 +83,11 @@ class Work:
     def __init__(self, job: Job) -> None:
         """Raises InputError where the data cannot be listed."""
         self.job = job
-        self.dataset = open_dataset(job.data, job.format, job.options)
-        cases = part_of(self.dataset, "train") if job.hold_out else self.dataset.cases
-        cases = sorted(cases, key=lambda case: _hash(case.key))[: job.limit]
+        if job.hold_out:
+            self.dataset = open_part(job.data, "train", job.format, job.options)
+        else:
+            self.dataset = open_dataset(job.data, job.format, job.options)
+        cases = sorted(self.dataset.cases, key=lambda case: _hash(case.key))[: job.limit]
         self.shards: list[list[Case]] = [[] for _ in range(job.shards)]
         for case in cases:  # in the order of hashes, which no listing of a folder changes
             self.shards[_hash(case.key) % job.shards].append(case)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import IbisError, InputError
 
 if TYPE_CHECKING:
@@ -27,36 +28,22 @@ _SHARD_CASES = 64  # about so many pictures a shard
 
 
 @dataclass(frozen=True)
-class Synthesize:
+class Synthesize(Reading):
     """Make training trajectories from a data set of pictures and masks."""
 
     data: Annotated[Path, tyro.conf.Positional]
     """a data set: its folder or its index file"""
     out: Path
     """folder for the trajectories; the same command continues what was interrupted"""
-    format: str | None = None
-    """biomedparse, nnunet, coco, npz, mecovqa, lisa, segagent, huggingface or folders; else found out"""
     split: str | None = "train"
     """only this split of the data set"""
     hold_out: bool = True
-    """leave out the training patients, a tenth, that `train rl` and `evaluate --split val` validate on
-    (in the layout of BiomedParseData)"""
-    target: str | None = None
-    """what masks without names show, such as "skin lesion" """
-    labels: tuple[str, ...] = ()
-    """label values or colours and what they show, as 1=liver #ff0000=spleen"""
-    pictures: Path | None = None
-    """where the pictures of a JSON index lie"""
+    """leave out the training patients, a tenth, that `train rl` and `evaluate --split val` validate on,
+    where the data has no val split of its own"""
     instruction: str | None = None
     """the user's words, with {target} in them; by default "Find the {target} in this image." """
     instructions: tuple[str, ...] = ()
     """kinds of instruction with their shares, such as name:0.4 relation:0.3 absent:1; see docs/data.md"""
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
-    """through which volumes are sliced"""
-    every: int = 1
-    """only every so-manyth slice of a volume"""
-    window: str | None = None
-    """grey values of volumes shown, as LO,HI"""
     tool: str = "embedded"
     """the segmentation tool that makes the masks; see `ibisagent segment --help`"""
     device: str = "auto"
@@ -162,32 +149,15 @@ def _absolute(command: Synthesize) -> Synthesize:
 
 def job_of(command: Synthesize) -> Job:
     """The job of a command line. Raises InputError for options that cannot be read."""
-    from ibisagent.datasets.cases import ReadOptions
-    from ibisagent.datasets.folders import checked_labels
-    from ibisagent.images.intensity import parse_window
     from ibisagent.synthesis.shards import Job
     from ibisagent.synthesis.trajectories import Mix, Teaching
     from ibisagent.synthesis.wording import Wording
 
-    pairs = [label.partition("=") for label in command.labels]
-    if any(not value or not name for value, _, name in pairs):
-        raise InputError("--labels are pairs", " ".join(command.labels), "write 1=liver 2=spleen")
-    words = {} if command.instruction is None else {"instruction": command.instruction}
-    options = ReadOptions(
-        split=command.split,
-        target=command.target,
-        labels=checked_labels({value: name for value, _, name in pairs}),
-        pictures=command.pictures,
-        axis=command.axis,
-        every=command.every,
-        window=parse_window(command.window) if command.window else None,
-        **words,  # type: ignore[arg-type]
-    )
     mix = Mix(command.plain, command.self_correction, command.wrong_start, command.stop, command.absent)
     return Job(
         data=command.data,
         format=command.format,
-        options=options,
+        options=command.read_options(command.split, command.instruction),
         teaching=Teaching(command.stop_at, command.clicks, mix),
         tool=command.tool,
         device=command.device,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError
 from ibisagent.rewards import PROFILES
 from ibisagent.training.optimiser import Optimisation
@@ -41,7 +42,7 @@ FALL = 0.02  # of the validation IoU
 
 
 @dataclass(frozen=True)
-class TrainRl:
+class TrainRl(Reading):
     """Let a policy learn from its own episodes: multi-turn GRPO."""
 
     data: Annotated[Path, tyro.conf.Positional]

@@ -81,7 +81,15 @@ class Round:
         )
         check_pair(trainable.policy, self.tool, self.settings)
         seed = command.optimisation.seed
-        self.drawer: Drawer = Drawer(command.data, command.absent, command.augment, trainable.policy, seed)
+        self.drawer: Drawer = Drawer(
+            command.data,
+            command.absent,
+            command.augment,
+            trainable.policy,
+            seed,
+            command,
+            validate=command.validate_every > 0,
+        )
         self.profile: Profile = _profile(command, self)
 
     def play(self, number: int, optimiser: Optimiser) -> list[list[Played]]:

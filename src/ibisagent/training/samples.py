@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError
 from ibisagent.evaluation.cases import Task, plan, samples
 from ibisagent.seeding import generator_for, seed_for
@@ -24,14 +26,28 @@ AUGMENTATIONS = {"shift": 0.5, "rotation": 0.2, "contrast": 0.4, "noise": 0.2, "
 class Drawer:
     """Training samples by (round, place), and the validation samples of a data set."""
 
-    def __init__(self, data: Path, absent: float, augment: bool, policy: Policy, seed: int) -> None:
+    def __init__(
+        self,
+        data: Path,
+        absent: float,
+        augment: bool,
+        policy: Policy,
+        seed: int,
+        reading: Reading | None = None,
+        validate: bool = True,
+    ) -> None:
         """`absent`: the share of questions for targets that are listed as absent, where any are.
 
-        Validation is the data's "val" split or, in the layout of BiomedParseData, a tenth of the
-        training patients, which are then never trained on. Raises InputError where nothing is left.
+        Validation is the data's "val" split or else a tenth of the training patients, who are then
+        never trained on. Raises InputError where nothing is left.
         """
         self._absent, self._augment, self._seed = absent, augment, seed
-        trained, held = plan(data, "train", absent="hard"), plan(data, "val")
+        reading = reading or Reading()
+        how: dict[str, Any] = {"format": reading.format, "options": reading.read_options()}
+        trained, held = (
+            plan(data, "train", absent="hard", **how),
+            plan(data, "val", **how) if validate else None,
+        )
         self._options = trained.options
         present: dict[str, list[tuple[Task, str | None]]] = {}
         lost: dict[str, list[tuple[Task, str | None]]] = {}
@@ -41,10 +57,10 @@ class Drawer:
             pools.setdefault(task.entry.dataset, []).append((task, target))
         self._present = [present[name] for name in sorted(present)]
         self._lost = [lost[name] for name in sorted(lost)]
-        self._held = _known(held.tasks, policy)
-        self._held_options = held.options
+        self._held = _known(held.tasks, policy) if held else []
+        self._held_options = held.options if held else trained.options
         self.validation_sets = sorted({task.entry.dataset for task, _ in self._held})
-        if not self._present or not self._held:
+        if not self._present or (validate and not self._held):
             raise InputError(
                 "there are targets that the policy knows, for training and validation",
                 f"{len(self._present)} and {len(self.validation_sets)} sets with some",

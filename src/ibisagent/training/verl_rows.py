@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import IbisError, InputError, MissingExtraError
 from ibisagent.types import Mask, Picture, Sample
 
@@ -27,7 +28,7 @@ _FILE = re.compile(r"images/[0-9a-f]{20}\.png")
 
 
 @dataclass(frozen=True)
-class VerlRows:
+class VerlRows(Reading):
     """Write the samples of a data set as parquet for reinforcement learning with verl."""
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -35,7 +36,7 @@ class VerlRows:
     out: Path
     """folder for PART.parquet and images/; several parts may share it"""
     split: str = "train"
-    """train, val or test; also names the file. In BiomedParseData val is a tenth of train's patients"""
+    """train, val or test; also names the file. Where there is no val it is a tenth of train's patients"""
     absent: Literal["none", "hard"] = "hard"
     """hard: also targets that the index lists as not in the picture"""
     single_turn: bool = False
@@ -48,7 +49,14 @@ def run(command: VerlRows) -> int:
     """Write the rows; returns the exit code. Raises InputError."""
     from ibisagent.evaluation.cases import plan, samples
 
-    found = plan(command.data, command.split, absent=command.absent, per_set=command.per_set)
+    found = plan(
+        command.data,
+        command.split,
+        absent=command.absent,
+        per_set=command.per_set,
+        format=command.format,
+        options=command.read_options(),
+    )
     each = (sample for task in found.tasks for sample in samples(task, found.options))
     count = write_rows(each, command.out, command.split, single_turn=command.single_turn)
     print(f"{count} rows in {command.out / command.split}.parquet")
