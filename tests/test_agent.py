@@ -8,7 +8,7 @@ from test_episodes import same
 from ibisagent import Agent, EpisodeStatus, Outcome
 from ibisagent.agent import make_sample
 from ibisagent.errors import InputError
-from ibisagent.types import Picture, Sample
+from ibisagent.types import BASE_VERBS, Picture, Sample, Verb
 
 CENTRE = {"policy": "scripted:image-centre", "tool": "classical", "start": "none"}
 
@@ -82,3 +82,41 @@ def test_sample_ids_hold_content_and_instruction_only(sample: Sample) -> None:
     assert one.sample_id == make_sample(Picture(sample.picture.pixels.copy()), " Find the liver ").sample_id
     assert one.sample_id != make_sample(sample.picture, "Find the spleen").sample_id
     assert len(one.sample_id) == 16
+
+
+def test_a_bad_request_of_many_is_named_and_loses_nothing_before_it(sample: Sample):
+    agent = Agent.load(**CENTRE)
+    results = []
+    with pytest.raises(InputError, match=r"^request 2: The picture must exist"):
+        for result in agent.segment_many(
+            [(sample.picture, "liver")] * 2 + [("nowhere.png", "liver"), (sample.picture, "liver")],
+            batch_size=3,
+        ):
+            results.append(result)
+    assert len(results) == 2 and all(result.mask is not None for result in results)
+    with pytest.raises(InputError, match="request 0: a request is a pair; got str"):
+        list(agent.segment_many(["abc"]))
+    for size in (0, -1):
+        with pytest.raises(InputError, match="batch size and group are at least 1"):
+            list(agent.segment_many([(sample.picture, "liver")], batch_size=size))
+    for instruction in (None, ["liver"], b"liver"):
+        with pytest.raises(InputError, match="an instruction is text; got"):
+            agent.segment(sample.picture, instruction)
+
+
+def test_options_of_both_kinds_are_taken_and_others_named():
+    agent = Agent.load(device="cpu", temperature=0.5, verbs=["Undo", *BASE_VERBS], seed=3)
+    assert agent.policy.temperature == 0.5 and Verb.UNDO in agent.settings.verbs and agent.settings.seed == 3
+    with pytest.raises(InputError, match=r"got max_turn; did you mean max_turns\?"):
+        Agent.load(max_turn=3)
+    with pytest.raises(InputError, match="the device is auto, cpu"):
+        Agent.load(device="foo")
+    with pytest.raises(InputError, match="an adapter belongs to a qwen policy"):
+        Agent.load(adapter="nope")
+
+
+def test_what_a_policy_never_saw_is_no_result(sample: Sample):
+    agent = Agent.load(policy="chat:x@http://127.0.0.1:9/v1")  # nothing listens there
+    result = agent.segment(sample.picture, "Find the liver", start=sample.truth)
+    assert (result.status, result.outcome, result.mask) == ("policy_error", "none", None)
+    assert np.array_equal(result.episode.start_mask, sample.truth), "what it began from is kept"

@@ -143,3 +143,15 @@ def test_doctor_says_what_runs(capsys: pytest.CaptureFixture) -> None:
     shown = capsys.readouterr().err
     for part in ("python", "torch", "embedded tool", "embedded policy", "devices"):
         assert part in shown
+
+
+def test_half_commands_and_words_without_quotes_are_named(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ibisagent ")
+    for words, said in (
+        (["train"], "choose from: audit, sft, rl, merge, plan"),
+        (["data", "foo"], "got foo; choose from: check, view"),
+        (["segment", "a.png", "Find", "the", "liver"], "put the instruction in quotes"),
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err

@@ -239,3 +239,18 @@ def test_a_description_is_not_taken_for_the_names_that_it_refers_to(instruction:
     found = understand(instruction)
     assert not found.known
     assert "a description in place of a name" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("instruction", "why"),
+    [
+        ("find the livr", "did you mean liver?"),
+        ("left ventrical", "did you mean left ventricle?"),
+        ("there is no liver, right?", "'liver' stands only where it is not asked for"),
+        ("don't find the liver", "'liver' stands only where it is not asked for"),
+        ("find the toaster", "no known target is named; known targets"),
+    ],
+)
+def test_what_is_nearly_named_is_said(instruction, why):
+    found = understand(instruction)
+    assert not found.known and why in found.reason

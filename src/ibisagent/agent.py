@@ -8,9 +8,10 @@ result.mask, result.outcome, result.answer
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -81,9 +82,23 @@ class Agent:
     ) -> Agent:
         """Load both by their specs (see `ibisagent segment --help`).
 
-        `settings` are fields of `Settings`, such as `max_turns=5`, `start="none"` or `seed=1`.
+        `settings` are fields of `Settings`, such as `max_turns=5`, `start="none"` or `seed=1`, and,
+        where there are no `options`, of `PolicyOptions`, such as `device="cuda"`. Raises InputError for
+        others.
         """
-        options = options or PolicyOptions()
+        known = {one.name for one in fields(Settings)}
+        own = {one.name for one in fields(PolicyOptions)} - known if options is None else set()
+        unknown = sorted(set(settings) - known - own)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], [*known, *own], 1)
+            raise InputError(
+                "options are fields of Settings or PolicyOptions",
+                ", ".join(unknown),
+                f"did you mean {near[0]}?" if near else None,
+            )
+        options = options or PolicyOptions(**{name: settings.pop(name) for name in own & set(settings)})
+        if "verbs" in settings:
+            settings["verbs"] = frozenset(settings["verbs"])
         the_policy = load_policy(policy, options, truths)
         the_tool = load_tool(tool, device=options.device, dtype=options.dtype, point_to_box=point_to_box)
         return cls(the_policy, the_tool, replace(default_settings(the_policy, the_tool), **settings))
@@ -101,16 +116,31 @@ class Agent:
     def segment_many(
         self, requests: Iterable[tuple[ImageLike, str]], *, batch_size: int = 8
     ) -> Iterator[Result]:
-        """Run many (image, instruction) pairs, `batch_size` at a time; results in the given order."""
-        samples = (make_sample(image, instruction) for image, instruction in requests)
+        """Run many (image, instruction) pairs, `batch_size` at a time; results in the given order.
+
+        Raises InputError for a request that cannot be read, by its number from 0, after the results
+        of all requests before it.
+        """
+        failed: list[InputError] = []
+
+        def samples() -> Iterator[Sample]:
+            for number, request in enumerate(requests):
+                try:
+                    yield _requested(request)
+                except InputError as error:
+                    failed.append(InputError(f"request {number}: {error.rule}", error.value, error.fix))
+                    return
+
         waiting: dict[int, Episode] = {}
         following = 0
-        for event in self.stream(samples, batch_size=batch_size):
+        for event in self.stream(samples(), batch_size=batch_size):
             if event.episode is not None:
                 waiting[event.number] = event.episode
             while following in waiting:
                 yield Result(waiting.pop(following))
                 following += 1
+        if failed:
+            raise failed[0]
 
     def stream(
         self,
@@ -132,8 +162,16 @@ def default_settings(policy: Policy, tool: Tool) -> Settings:
     return Settings(verbs=verbs, start=start)
 
 
+def _requested(request: object) -> Sample:
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise InputError("a request is a pair", type(request).__name__, "write (image, instruction)")
+    return make_sample(request[0], request[1])
+
+
 def make_sample(image: ImageLike, instruction: str, start: ImageLike | None = None) -> Sample:
     """A sample whose id says nothing about the file: content and instruction, hashed."""
+    if not isinstance(instruction, str):
+        raise InputError("an instruction is text", type(instruction).__name__)
     instruction = instruction.strip()
     if not 0 < len(instruction) <= MAX_INSTRUCTION:
         raise InputError(

@@ -6,11 +6,13 @@ the episode did not terminate.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ibisagent.datasets import check
-from ibisagent.errors import IbisError, InputError
+from ibisagent.errors import IbisError, InputError, writing_to
 from ibisagent.evaluation import (
     baselines_table,
     clicks_run,
@@ -37,6 +39,7 @@ from ibisagent.training import audit, grpo, plan, qwen_folder, sft
 
 if TYPE_CHECKING:
     from ibisagent.agent import Agent
+    from ibisagent.rollout import Start
     from ibisagent.types import Episode, Mask, Sample, Tool, Turn
 
 # what the screen shows goes to stderr; stdout holds only paths, for scripts
@@ -83,7 +86,7 @@ class Replay:
     """Rebuild every picture of recorded episodes and verify every mask."""
 
     episode: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EPISODE")]
-    """an episode.jsonl"""
+    """an episode.jsonl, or the folder that holds it"""
     tool: str = "recorded"
     """the tool to make the masks with; by default the recorded one, where it ships with ibisagent"""
     out: Path | None = None
@@ -105,6 +108,13 @@ RESULT_FILES = ("mask.png", "overlay.png", "episode.jsonl", "report.html")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    if words == ["--version"]:
+        print(f"ibisagent {metadata.version('ibisagent')}")
+        return 0
+    problem = _misplaced(words)
+    if problem is not None:
+        screen.print(f"[bold red]error:[/] {escape(str(problem))}")
+        return 2
     if " ".join(words[:2]) in COMMANDS:  # tyro takes "train audit" as one word
         words = [" ".join(words[:2]), *words[2:]]
     command = tyro.extras.subcommand_cli_from_dict(
@@ -122,6 +132,30 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         screen.print("[bold red]stopped[/]")
         return 130
+
+
+def _misplaced(words: list[str]) -> InputError | None:
+    """What the parser would answer with a list of all options: half a command, or words without quotes."""
+    groups: dict[str, list[str]] = {}
+    for name in COMMANDS:
+        group, _, rest = name.partition(" ")
+        groups.setdefault(group, []).extend([rest] if rest else [])
+    first = words[0] if words else ""
+    if groups.get(first) and (len(words) < 2 or words[1] not in groups[first]):
+        return InputError(
+            f"ibisagent {first} has commands of its own",
+            words[1] if len(words) > 1 else "none",
+            f"choose from: {', '.join(groups[first])}",
+        )
+    if first == "segment":
+        plain = list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
+        if len(plain) > 2:
+            return InputError(
+                "segment takes one picture and one instruction",
+                f"{len(plain)} words",
+                "put the instruction in quotes; for many pictures see Agent.segment_many",
+            )
+    return None
 
 
 # --- segment ----------------------------------------------------------------------------------
@@ -189,6 +223,8 @@ def _run(agent: Agent, sample: Sample) -> Episode:
     before = signal.signal(signal.SIGINT, stop)
     try:
         for event in agent.stream([sample], cancelled=stopped.is_set):
+            if event.start is not None:
+                _show_start(event.start)
             if event.turn is not None:
                 _show_turn(event.turn)
             if event.episode is not None:
@@ -198,6 +234,13 @@ def _run(agent: Agent, sample: Sample) -> Episode:
     raise AssertionError("a rollout ends with its episode")
 
 
+def _show_start(start: Start) -> None:
+    kinds = {"none": "the bare picture", "proposal": "the tool's proposal", "file": "the mask given"}
+    size = "" if start.mask is None else f": {100 * start.mask.mean():.1f} % of the picture"
+    score = "" if start.score is None else f", tool's own score {start.score:.2f}"
+    screen.print(f"[bold]start[/]   {kinds[start.kind]}{size}{score}")
+
+
 def _show_turn(turn: Turn) -> None:
     from ibisagent.actions import format_action
 
@@ -205,7 +248,7 @@ def _show_turn(turn: Turn) -> None:
         screen.print(f"  [yellow]not executed ({attempt.failure}):[/] {escape(attempt.text[:200])}")
     action = format_action(turn.action) if turn.action is not None else "no action"
     size = "no mask" if turn.mask is None else f"mask {100 * turn.mask.mean():.1f} % of the picture"
-    score = "" if turn.score is None else f", score {turn.score:.2f}"
+    score = "" if turn.score is None else f", tool's own score {turn.score:.2f}"
     screen.print(f"[bold]turn {turn.number}[/]  {escape(turn.think or '')}")
     seconds = turn.policy_seconds + turn.tool_seconds
     screen.print(f"        [green]{escape(action)}[/]  ->  {size}{score}  [dim]{seconds:.2f} s[/]")
@@ -221,7 +264,7 @@ def _write(episode: Episode, out: Path) -> dict[str, Path]:
     from ibisagent.episodes import write_episodes
     from ibisagent.report import episode_html
 
-    try:
+    with writing_to("--out is a folder"):
         out.mkdir(parents=True, exist_ok=True)
         for name in RESULT_FILES:
             (out / name).unlink(missing_ok=True)
@@ -235,10 +278,6 @@ def _write(episode: Episode, out: Path) -> dict[str, Path]:
         write_episodes(paths["episode"], [episode])
         paths["report"] = out / "report.html"
         paths["report"].write_text(episode_html(episode), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            "--out is a folder that can be written to", error.strerror, "name another folder"
-        ) from None
     return paths
 
 
@@ -249,6 +288,13 @@ def _summary(episode: Episode, paths: dict[str, Path]) -> None:
     screen.print(f"[bold {color}]{episode.outcome}[/] ({episode.status})  {escape(episode.message)}")
     if episode.answer:
         screen.print(f"  {escape(episode.answer)}")
+    if episode.truth is not None and episode.mask is not None:
+        from ibisagent.masks import iou
+        from ibisagent.metrics import dice
+
+        same = dice(episode.truth, episode.mask)
+        known = f"IoU {iou(episode.mask, episode.truth):.3f}, Dice {same:.3f}"
+        screen.print(f"  with the true mask: {known}")
     if episode.picture.laterality == "assumed":
         screen.print("  Left and right are assumed; see the report.", style="dim")
     for name, path in paths.items():
@@ -268,14 +314,13 @@ def replay_command(command: Replay) -> int:
     from ibisagent.tools import load_tool
 
     if command.out is not None:
-        try:
+        with writing_to("--out is a folder"):
             command.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError("--out is a folder that can be written to", error.strerror) from None
     table = Table("episode", "masks", "lowest IoU", "verdict")
     tools: dict[str, Tool] = {}
     all_verified = True
-    for number, episode in enumerate(read_episodes(command.episode)):
+    log = command.episode / "episode.jsonl" if command.episode.is_dir() else command.episode
+    for number, episode in enumerate(read_episodes(log)):
         spec, recorded = command.tool, episode.fingerprint.get("tool", {})
         if spec == "recorded":
             spec = str(recorded.get("name"))
@@ -289,13 +334,14 @@ def replay_command(command: Replay) -> int:
             percent = recorded.get("point_to_box")
             tools[spec] = load_tool(spec, device=command.device, dtype=command.dtype, point_to_box=percent)
         result = replay(episode, tools[spec])
-        lowest = min((mask.iou for mask in result.masks), default=1.0)
+        lowest = f"{min(mask.iou for mask in result.masks):.4f}" if result.masks else "-"
         how = "bit-exact" if all(mask.exact for mask in result.masks) else "IoU >= 0.999"
+        how = how if result.masks else "no mask to compare"
         verdict = f"verified ({how})" if result.verified else "NOT THE SAME"
         for difference in result.tool_differences:
             verdict += f"\ntool {difference}"
         table.add_row(
-            f"{number} {escape(episode.sample_id)}", str(len(result.masks)), f"{lowest:.4f}", escape(verdict)
+            f"{number} {escape(episode.sample_id)}", str(len(result.masks)), lowest, escape(verdict)
         )
         all_verified &= result.verified
         if command.out is not None:

@@ -82,14 +82,14 @@ class Environment:
         self.rollout = rollout
         self._cancelled = cancelled
         self._history = History(settings.history)
-        self._kind: Literal["none", "proposal", "file"] = (
+        self.kind: Literal["none", "proposal", "file"] = (
             "file" if sample.start_mask is not None else settings.start
         )
         # clicks alone without a proposal: the tool hears the instruction only with one
-        self._text_for_tool = sample.instruction if tool_hears_text and self._kind == "proposal" else None
+        self._text_for_tool = sample.instruction if tool_hears_text and self.kind == "proposal" else None
         self._base = render.resize_pixels(sample.picture.pixels, *render.view_size(sample.picture, view))
         self._states: list[ToolState] = [ToolState()]
-        self._start = ToolState()
+        self.start = ToolState()
         self._turns: list[Turn] = []
         self._attempts: list[Attempt] = []
         self._exchanges: list[list[Exchange]] = []
@@ -105,7 +105,7 @@ class Environment:
     def begin(self) -> ToolRequest | None:
         """Start the clock; the request for a proposal where the episode starts from one."""
         self._began = time.monotonic()
-        if self._kind == "proposal":
+        if self.kind == "proposal":
             return ToolRequest(self.sample.picture, instruction=self._text_for_tool)
         mask = self.sample.start_mask
         if mask is not None and mask.any():  # an empty one says that nothing was found so far
@@ -123,7 +123,7 @@ class Environment:
             )
 
     def _start_from(self, start: ToolState) -> None:
-        self._start = start
+        self.start = start
         self._states = [ToolState(), start]
 
     # --- one turn -----------------------------------------------------------------------------
@@ -319,12 +319,14 @@ class Environment:
         """The finished episode. Asserts that it is done."""
         assert self._status is not None, "the episode still runs"
         mask, selected = self.state.mask, self._selected()
+        if not self._turns:  # the policy did nothing: what the episode began from is no result of it
+            mask, selected = None, None
         outcome = Outcome.SEGMENTED if mask is not None else Outcome.NONE
         if mask is None and self._status is EpisodeStatus.TERMINATED:
             outcome = Outcome.ABSENT
             mask = np.zeros((self.sample.picture.height, self.sample.picture.width), bool)
         elif mask is not None and selected is not None:
-            mask = self._start.mask if selected == 0 else self._turns[selected - 1].mask
+            mask = self.start.mask if selected == 0 else self._turns[selected - 1].mask
         return Episode(
             sample_id=self.sample.sample_id,
             rollout=self.rollout,
@@ -332,9 +334,9 @@ class Environment:
             instruction=self.sample.instruction,
             target=self.sample.target,
             picture=self.sample.picture,
-            start=self._kind,
-            start_mask=self._start.mask,
-            start_score=self._start.score,
+            start=self.kind,
+            start_mask=self.start.mask,
+            start_score=self.start.score,
             turns=(*self._turns, *self._unfinished()),
             status=self._status,
             outcome=outcome,

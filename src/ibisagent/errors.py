@@ -1,5 +1,10 @@
 """The tree of named errors: each says the rule, then the value, then the fix."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class IbisError(Exception):
     """A fault that a person can mend: `rule` that was broken, the `value` met, the `fix`."""
@@ -18,6 +23,15 @@ class IbisError(Exception):
 
 class InputError(IbisError, ValueError):
     """A file, array, option or name from the user that cannot be used (exit code 2)."""
+
+
+@contextlib.contextmanager
+def writing_to(what: str) -> Iterator[None]:
+    """Says plainly that a place, such as "--out is a folder", cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} that can be written to", error.strerror, "name another one") from None
 
 
 class EpisodeFormatError(InputError):

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ibisagent.settings import Settings
 from ibisagent.types import (
     Episode,
     EpisodeStatus,
+    Mask,
     Observation,
     Policy,
     PolicyReply,
@@ -36,11 +37,21 @@ from ibisagent.types import (
 
 
 @dataclass(frozen=True)
+class Start:
+    """What an episode begins from, before its first turn."""
+
+    kind: Literal["none", "proposal", "file"]
+    mask: Mask | None
+    score: float | None  # the tool's own
+
+
+@dataclass(frozen=True)
 class Event:
-    """A turn that was just taken or, once per episode and last, the finished episode."""
+    """What an episode begins from, a turn that was just taken or, last, the finished episode."""
 
     number: int  # of the episode, from 0, in the order of the samples and their rollouts
     sample: Sample
+    start: Start | None = None
     turn: Turn | None = None
     episode: Episode | None = None
 
@@ -81,16 +92,22 @@ def rollout(
 ) -> Iterator[Event]:
     """Run `group` rollouts of each sample, `batch_size` episodes at a time.
 
-    Yields every turn as it is taken and every episode as it ends; within an episode turns come
-    in order. Raises InputError before the first turn where policy and tool do not fit.
+    Yields what every episode begins from, every turn as it is taken and every episode as it ends;
+    within an episode turns come in order. Raises InputError before the first turn where policy and
+    tool do not fit.
     """
+    if batch_size < 1 or group < 1:
+        raise InputError("batch size and group are at least 1", f"{batch_size}, {group}")
     check_pair(policy, tool, settings)
     mark = fingerprint(policy, tool, settings.system_text, settings.verbs, settings.history, settings.style)
     host = host_record()
     waiting = enumerate((sample, index) for sample in samples for index in range(group))
     live: list[tuple[int, Environment]] = []
     while True:
-        live += _enter(waiting, batch_size - len(live), policy, tool, settings, cancelled)
+        fresh = _enter(waiting, batch_size - len(live), policy, tool, settings, cancelled)
+        for number, env in fresh:
+            yield Event(number, env.sample, start=Start(env.kind, env.start.mask, env.start.score))
+        live += fresh
         if not live:
             return
         asked = [(number, env) for number, env in live if not env.check_limits()]

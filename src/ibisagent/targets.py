@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -289,12 +290,33 @@ def understand(instruction: str) -> Support:
         return _refused("the instruction names nothing")
     if _DESCRIBED.search(text):
         return _refused("a description in place of a name is not read")
+    whole = text
     image_side = _IMAGE_SIDE.search(text) is not None
     text = _IMAGE_SIDE.sub(" ", text)
     text = re.sub(rf"\b{_NEGATIONS}\b[^,]*", " ", text)
     text = re.sub(rf"\b{_BESIDE}\b(?! and | the left and )[^,]*", " ", text)
     words = [word for clause in text.split(",") for word in _read(clause)]
-    return _decide(words, image_side)
+    named = any(word.kind in ("target", "paired", "part", "place") for word in words)
+    hint = None if named else _hint(whole)
+    return _refused(hint) if hint else _decide(words, image_side)
+
+
+def _hint(text: str) -> str | None:
+    """Why nothing seems to be named: only after a negation, or misspelled."""
+    clauses = text.split(",")
+    denied = [word.name for clause in clauses for word in _read(clause) if word.kind in ("target", "paired")]
+    if denied:
+        name = denied[0]
+        return f"no known target is named: '{name}' stands only where it is not asked for"
+    names = [phrase for phrase, (kind, _) in _PHRASES.items() if kind in ("target", "paired")]
+    for clause in clauses:
+        words = clause.split()
+        for length in range(_LONGEST, 0, -1):
+            for first in range(len(words) - length + 1):
+                near = difflib.get_close_matches(" ".join(words[first : first + length]), names, 1, 0.8)
+                if near:
+                    return f"no known target is named; did you mean {near[0]}?"
+    return None
 
 
 def _decide(words: list[_Word], image_side: bool) -> Support:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError
+from ibisagent.errors import IbisError, writing_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +78,10 @@ def run(command: Check) -> int:
     """Check a data set and print the report; exit code 0 without faults, else 1. Raises InputError."""
     from ibisagent.datasets.detect import open_dataset
 
+    if command.json is not None:
+        with writing_to("--json is a file"):
+            command.json.parent.mkdir(parents=True, exist_ok=True)
+            command.json.touch()
     report = check(open_dataset(command.data, command.format, command.read_options()))
     print(f"format: {report.format}")
     for split, count in report.pictures.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError
+from ibisagent.errors import InputError, writing_to
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,10 +95,8 @@ def measure(command: Clicks, screen: Console | None = None) -> dict[str, Any]:
         raise InputError(
             "--named and --start proposal need a tool that takes text", tool.name, "leave them out"
         )
-    try:
+    with writing_to("--out is a folder"):
         command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError("--out is a folder that can be written to", error.strerror) from None
     claim(command.out, "clicks", _facts(command, planned, tool))
     file = command.out / LINES
     mend(file)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError
+from ibisagent.errors import InputError, writing_to
 from ibisagent.pair import STARTS, PairOptions
 
 if TYPE_CHECKING:
@@ -122,10 +122,8 @@ def evaluate(
         wrap = WrongFirstClick
     planned = plan_of(command)
     tasks, cases = planned.tasks, sorted(name for task in planned.tasks for name in task.case_ids())
-    try:
+    with writing_to("--out is a folder"):
         command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError("--out is a folder that can be written to", error.strerror) from None
     digest = hashlib.sha256("\n".join(cases).encode()).hexdigest()[:16]
     facts = {
         "split": command.split,

@@ -20,6 +20,7 @@ from ibisagent.types import Picture, Pixels
 Window: TypeAlias = tuple[float, float]  # low < high
 Display: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float64]]  # own numbers to [0, 1]
 
+_LIKE_AIR = -500.0  # Hounsfield units: what reaches down to here is taken for CT
 PERCENTILES = (0.5, 99.5)  # of the robust window
 SAMPLE = 4_000_000  # percentiles of more values than this are those of an even subsample
 BAND_PIXELS = 1_000_000  # pixels converted at a time, so that memory stays bounded
@@ -171,6 +172,7 @@ def _automatic(decoded: Decoded) -> tuple[Display, str]:
     return linear(window), (
         f"No window was given: {low:g} to {high:g} is shown"
         f" (percentiles {lowest} to {highest} of the {decoded.sample_name})."
+        + (" For soft tissue in CT give the window -150,250." if low <= _LIKE_AIR and high >= 0 else "")
     )
 
 

@@ -127,7 +127,7 @@ def frame_number(frame: int | None, count: int, word: str, file: PictureFile, no
         raise file.fail(
             f"A {word} number lies within the file",
             f"{word} {frame} of {count}",
-            f"name one from 0 to {count - 1}",
+            f"name one from 0 to {count - 1}" if count > 1 else f"the file has one {word}; name none",
         )
     return frame
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ibisagent.actions import format_text
+from ibisagent.actions import format_text, parse
 from ibisagent.errors import InputError
 from ibisagent.types import (
     BASE_VERBS,
@@ -29,7 +29,7 @@ HELP = "+ X Y | - X Y | undo | done [FINDING] | quit   (X right, Y down, 0 to 1)
 
 
 class HumanPolicy:
-    """Asks one line a turn. What is no command goes to the parser as it is, with its named failure."""
+    """Asks until a line can be executed. What is no short command goes to the parser as it is."""
 
     name = "human"
     view = View()
@@ -55,14 +55,18 @@ class HumanPolicy:
         picture = Path(self._folder.name) / "current.png"
         Image.fromarray(observation.image).save(picture)
         print(f"{observation.instruction}\nThe picture as it stands: {picture}\n{HELP}", file=sys.stderr)
-        print(f"turn {observation.turn}> ", end="", file=sys.stderr, flush=True)
-        try:
-            line = self._ask("").strip()
-        except EOFError:
-            return PolicyReply(error="The person at the terminal left.")
-        if line == "quit":
-            return PolicyReply(error="The person at the terminal left.")
-        return PolicyReply(text_of(line))
+        while True:
+            print(f"turn {observation.turn}> ", end="", file=sys.stderr, flush=True)
+            try:
+                line = self._ask("").strip()
+            except EOFError:
+                line = "quit"
+            if line == "quit":
+                return PolicyReply(error="The person at the terminal left.")
+            found = parse(text_of(line), observation.verbs)
+            if found.action is not None:
+                return PolicyReply(text_of(line))
+            print(f"That is no command ({found.failure}). {HELP}", file=sys.stderr)
 
 
 def text_of(line: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, writing_to
 
 if TYPE_CHECKING:
     from ibisagent.types import Episode, Message, Pixels
@@ -68,9 +68,10 @@ def run(command: Export) -> int:
 
     files = trajectory_files(command.trajectories)
     episodes = (episode for path in files for episode in read_episodes(path))
-    if command.out.exists() and any(command.out.iterdir()):
+    with writing_to("--out is a folder"):
+        command.out.mkdir(parents=True, exist_ok=True)
+    if any(command.out.iterdir()):
         raise InputError("--out is an empty folder", "one with files", "name another folder")
-    command.out.mkdir(parents=True, exist_ok=True)
     found = records(episodes, command.unit, command.kinds)
     count = write_records(found, command.to, command.out, command.unit)
     if not count:

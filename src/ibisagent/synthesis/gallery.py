@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ibisagent.errors import InputError
+from ibisagent.errors import InputError, writing_to
 
 if TYPE_CHECKING:
     from ibisagent.types import Episode, Mask, Pixels
@@ -74,11 +74,9 @@ def run(command: View) -> int:
             "there is a trajectory to show", f"none of {read} passes the filters", "leave some out"
         )
     out = command.out if command.out.suffix in (".html", ".htm") else command.out / PAGE
-    try:
+    with writing_to("--out is a file"):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError("--out can be written to", error.strerror, "name another place") from None
     left = f", {passing - shown} left out by --limit" if passing > shown else ""
     print(f"{shown} of {read} trajectories{left} in {out}")
     return 0

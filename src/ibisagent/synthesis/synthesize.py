@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError, InputError
+from ibisagent.errors import IbisError, InputError, writing_to
 
 if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Job, Work
@@ -102,6 +102,8 @@ def run(command: Synthesize) -> int:
     for name in ("workers", "batch_size", "repeats", "every", "max_turns"):
         if getattr(command, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is at least 1", getattr(command, name))
+    if command.limit is not None and command.limit < 1:
+        raise InputError("--limit is at least 1", command.limit)
     if not 0 < command.stop_at <= 1:
         raise InputError("--stop-at lies above 0 and is at most 1", command.stop_at)
     if command.engine == "ray":
@@ -117,7 +119,8 @@ def run(command: Synthesize) -> int:
         _say(f"{fault.kind}: {fault.where} ({fault.done})")
     if len(work.dataset.faults) > 5:
         _say(f"... and {len(work.dataset.faults) - 5} more; see `ibisagent data check`")
-    command.out.mkdir(parents=True, exist_ok=True)
+    with writing_to("--out is a folder"):
+        command.out.mkdir(parents=True, exist_ok=True)
     with locked(command.out):
         manifest = begin(command.out, work)
         pending = [index for index in range(job.shards) if not shard_path(command.out, index).exists()]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError
+from ibisagent.errors import InputError, writing_to
 from ibisagent.rewards import PROFILES
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
@@ -217,10 +217,8 @@ def _check(command: TrainRl) -> None:
         raise InputError(
             "--temperature is a number above 0, since equal rollouts teach nothing", command.temperature
         )
-    try:
+    with writing_to("--out is a folder"):
         command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError("--out is a folder that can be written to", error.strerror) from None
 
 
 # --- learning -------------------------------------------------------------------------------------

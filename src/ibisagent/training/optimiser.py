@@ -73,6 +73,7 @@ class Optimiser:
         """`out` is the run's folder, `steps` how many there will be in all."""
         try:
             from accelerate import Accelerator, DistributedDataParallelKwargs
+            from accelerate.utils import LoggerType
         except ImportError:
             raise MissingExtraError(
                 "training needs accelerate", None, "pip install 'ibisagent[train]'"
@@ -88,6 +89,13 @@ class Optimiser:
             {"params": [p for p in moved if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in moved if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        trackers = [str(one.value) for one in LoggerType if one.value != "all"]
+        if options.log_with is not None and options.log_with not in trackers:
+            raise InputError(
+                "--log-with is a tracker that accelerate knows",
+                repr(options.log_with),
+                f"choose from: {', '.join(trackers)}",
+            )
         if options.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
                 "--log-with tensorboard needs its package", None, "pip install 'ibisagent[train]'"

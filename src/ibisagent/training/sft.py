@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ibisagent.errors import EpisodeFormatError, InputError
+from ibisagent.errors import EpisodeFormatError, InputError, writing_to
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
 
@@ -130,10 +130,8 @@ def _check(command: TrainSft) -> None:
             "--batch and --steps are at least 1, --epochs is a number above 0",
             f"{command.batch}, {command.steps}, {command.epochs}",
         )
-    try:
+    with writing_to("--out is a folder"):
         command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError("--out is a folder that can be written to", error.strerror) from None
 
 
 def _cross_entropy(_: int, log_probs: Tensor, batch: Collated) -> Tensor:
