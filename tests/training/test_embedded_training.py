@@ -9,11 +9,11 @@ from conftest import disc
 
 from ibisagent.actions import format_text
 from ibisagent.errors import InputError
-from ibisagent.policies.embedded import EmbeddedPolicy
+from ibisagent.policies.embedded import Calibration, EmbeddedPolicy
 from ibisagent.policies.embedded_model import LONGEST, allowed_cells, to_square
 from ibisagent.policies.embedded_words import cells_inside
 from ibisagent.render import paint
-from ibisagent.synthesis.reasoning import answer, facts, thought
+from ibisagent.synthesis.reasoning import VERDICTS, answer, facts, thought
 from ibisagent.targets import TARGETS
 from ibisagent.training.embedded import EmbeddedTrainable
 from ibisagent.training.trainable import Example, Written
@@ -82,7 +82,8 @@ def test_log_probabilities_are_those_of_writing_word_by_word(
     presence: float | None, temperature: float
 ) -> None:
     trainable = EmbeddedTrainable(EmbeddedPolicy.load(temperature=temperature))
-    trainable.policy.calibrate(replace(trainable.policy.calibration, presence=presence))
+    never_absent = {VERDICTS["absent"]: -50.0} if presence is None else {}  # so that it clicks
+    trainable.policy.calibrate(Calibration(verdicts=never_absent, presence=presence))
     examples = sampled(trainable, [observe(1), observe(2, turn=3), observe(3, height=256, width=140)])
     batch = trainable.collate(examples)
     ours = trainable.module(**batch.inputs)

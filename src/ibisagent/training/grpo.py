@@ -136,7 +136,7 @@ def train(command: TrainRl) -> str | None:
     journal = Journal(command.out, optimiser, done["step"])
     validations: list[dict[str, float]] = done["validations"]
     began = time.perf_counter() - done["seconds"]
-    stopped: str | None = done["stopped"]
+    stopped: str | None = done.get("stopped")
     if command.validate_every and not validations:
         validations.append({"step": 0, **round_.validate(optimiser)})
         if optimiser.rank == 0:
