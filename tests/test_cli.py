@@ -155,3 +155,25 @@ def test_half_commands_and_words_without_quotes_are_named(capsys):
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_first_mask_and_the_agreement_with_the_truth_are_shown(
+    files: Path, sample: Sample, capsys: pytest.CaptureFixture
+) -> None:
+    truth = str(files / "truth.png")
+    assert segment(files, "stop.txt", "--start", truth, "--truth", truth) == 0
+    said = capsys.readouterr().err
+    assert f"start   the mask given: {100 * sample.truth.mean():.1f} % of the picture" in said
+    assert "with the true mask: IoU 1.000, Dice 1.000" in said
+    assert segment(files, "good.txt", "--start", "none", "--overwrite") == 0
+    said = capsys.readouterr().err
+    assert "start   the bare picture\n" in said and "with the true mask" not in said
+
+
+def test_replay_takes_the_folder_and_says_where_nothing_was_made(
+    files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = str(files / "out")
+    assert main(["segment", str(files / "Doe_John.png"), "Find the toaster", "--out", out]) == 3
+    assert main(["replay", out]) == 0
+    assert "no mask to compare" in " ".join(capsys.readouterr().err.split())

@@ -76,7 +76,9 @@ def check_pair(policy: Policy, tool: Tool, settings: Settings) -> None:
         )
     if settings.start == "proposal" and "text" not in tool.prompts:
         raise InputError(
-            "--start proposal needs a tool that takes text", tool.name, "use --start none or another --tool"
+            "an episode that begins from a proposal needs a tool that takes text",
+            tool.name,
+            "use --start none or another --tool",
         )
 
 

@@ -149,7 +149,9 @@ class SamFamilyTool(ABC):
     def propose(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
         """Always raises InputError: these models take no text."""
         raise InputError(
-            "--start proposal needs a tool that takes text", self.name, "use --start none or another --tool"
+            "an episode that begins from a proposal needs a tool that takes text",
+            self.name,
+            "use --start none or another --tool",
         )
 
     def fingerprint(self) -> Mapping[str, Any]:
