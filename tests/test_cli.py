@@ -146,6 +146,9 @@ def test_doctor_says_what_runs(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_half_commands_and_words_without_quotes_are_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    assert ended.value.code == 0 and "audit, sft, rl, merge, plan" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ibisagent ")
     for words, said in (
@@ -175,5 +178,6 @@ def test_replay_takes_the_folder_and_says_where_nothing_was_made(
 ) -> None:
     out = str(files / "out")
     assert main(["segment", str(files / "Doe_John.png"), "Find the toaster", "--out", out]) == 3
+    assert "start " not in capsys.readouterr().err, "the tool was never asked"
     assert main(["replay", out]) == 0
     assert "no mask to compare" in " ".join(capsys.readouterr().err.split())

@@ -141,6 +141,9 @@ def _misplaced(words: list[str]) -> InputError | None:
         group, _, rest = name.partition(" ")
         groups.setdefault(group, []).extend([rest] if rest else [])
     first = words[0] if words else ""
+    if groups.get(first) and words[1:2] in (["-h"], ["--help"]):
+        print(f"ibisagent {first} has commands of its own: {', '.join(groups[first])}")
+        raise SystemExit(0)
     if groups.get(first) and (len(words) < 2 or words[1] not in groups[first]):
         return InputError(
             f"ibisagent {first} has commands of its own",

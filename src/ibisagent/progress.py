@@ -61,7 +61,11 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, advance=count, note=note)
-        elif self._console is not None and (now - self._said > _SAY_EVERY or self._done == self._total):
+        elif (
+            self._console is not None
+            and count
+            and (now - self._said > _SAY_EVERY or self._done == self._total)
+        ):
             self._said = now
             left = (now - self._began) / max(1, self._done - self._first) * (self._total - self._done)
             self._console.print(f"{self._name} {self._done}/{self._total}, {left / 60:.1f} min left  {note}")

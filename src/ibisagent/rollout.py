@@ -94,9 +94,9 @@ def rollout(
 ) -> Iterator[Event]:
     """Run `group` rollouts of each sample, `batch_size` episodes at a time.
 
-    Yields what every episode begins from, every turn as it is taken and every episode as it ends;
-    within an episode turns come in order. Raises InputError before the first turn where policy and
-    tool do not fit.
+    Yields what every episode begins from, where it comes to a first turn, every turn as it is taken
+    and every episode as it ends; within an episode turns come in order. Raises InputError before the
+    first turn where policy and tool do not fit.
     """
     if batch_size < 1 or group < 1:
         raise InputError("batch size and group are at least 1", f"{batch_size}, {group}")
@@ -107,7 +107,7 @@ def rollout(
     live: list[tuple[int, Environment]] = []
     while True:
         fresh = _enter(waiting, batch_size - len(live), policy, tool, settings, cancelled)
-        for number, env in fresh:
+        for number, env in ((number, env) for number, env in fresh if not env.done):
             yield Event(number, env.sample, start=Start(env.kind, env.start.mask, env.start.score))
         live += fresh
         if not live:

@@ -9,6 +9,7 @@ from layouts import box, parallel, picture, save, save_volume
 from ibisagent.datasets.cases import ReadOptions
 from ibisagent.datasets.detect import open_dataset, open_part
 from ibisagent.errors import InputError
+from ibisagent.evaluation.cases import plan
 
 SKIN = ReadOptions(target="skin lesion")
 
@@ -144,3 +145,4 @@ def test_too_few_pictures_for_a_validation_say_so(tmp_path):
             parts[part] = str(error)
     assert sorted(map(str, parts.values()))[0] == "1"
     assert any("none of 1 pictures" in str(value) for value in parts.values())
+    assert len(plan(tmp_path, "train", hold_out=False).tasks) == 1, "as the message says"

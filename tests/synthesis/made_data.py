@@ -8,8 +8,11 @@ from conftest import disc
 from PIL import Image
 
 
-def make_set(root: Path, pictures: int = 6) -> Path:
-    """A set of 48x64 pictures with one or two discs of other brightness; the third target is absent."""
+def make_set(root: Path, pictures: int = 6, enlarged: int = 1) -> Path:
+    """A set of 48x64 pictures with one or two discs of other brightness; the third target is absent.
+
+    `enlarged` so many times, they fill more of the embedded policy's square.
+    """
     images = []
     for folder in ("train", "train_mask"):
         (root / "SET" / folder).mkdir(parents=True, exist_ok=True)
@@ -20,9 +23,11 @@ def make_set(root: Path, pictures: int = 6) -> Path:
         if index % 2:
             del masks["spleen"]
         grey = 50 + rng.normal(0, 25, (48, 64)) + sum(60 * mask for mask in masks.values())
-        Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(root / f"SET/train/{name}.png")
+        block = np.ones((enlarged, enlarged), np.uint8)
+        pixels = np.kron(np.clip(grey, 0, 255).astype(np.uint8), block)
+        Image.fromarray(pixels).save(root / f"SET/train/{name}.png")
         for target, mask in masks.items():
-            Image.fromarray(mask).save(root / f"SET/train_mask/{name}_{target}.png")
+            Image.fromarray(np.kron(mask, block) > 0).save(root / f"SET/train_mask/{name}_{target}.png")
         targets = [{"target": target, "mask_file": f"{name}_{target}.png"} for target in masks]
         images.append({"file_name": f"{name}.png", "targets": targets, "absent": ["left kidney"]})
     (root / "SET/train.json").write_text(json.dumps({"images": images}))

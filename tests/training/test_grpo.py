@@ -122,6 +122,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_never_was(data, tmp_path, monke
     )
     with pytest.raises(InputError, match=r"optimisation\.lr: 9\.0 here, 0\.0001 there"):
         train(rl(data, tmp_path / "whole", optimisation=Optimisation(lr=9.0, schedule="constant")))
+    with pytest.raises(InputError, match=r"data: [0-9a-f]{16} here"):
+        train(replace(rl(data, tmp_path / "whole"), data=make_set(tmp_path / "other", PICTURES + 2)))
     pages = sorted(path.name for path in (tmp_path / "whole/rollouts").iterdir())
     assert pages[0] == "round-00001-best.html" and len(pages) == 4
     assert "reward" in (tmp_path / "whole/rollouts" / pages[0]).read_text()

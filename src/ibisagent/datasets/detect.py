@@ -91,7 +91,8 @@ def open_part(
         raise InputError(
             f"a tenth of the patients, by hash, is for validation, and the others for training: {part}",
             f"none of {len(found.cases)} pictures",
-            "add pictures, give the data set a val split, or train with --validate-every 0",
+            "add pictures, give the data set a val split, or hold nobody out (synthesize --no-hold-out, "
+            "train rl --validate-every 0)",
         )
     return replace(found, cases=cases)
 

@@ -66,19 +66,21 @@ def plan(
     absent: Absent = "none",
     without: Sequence[str] = (),
     per_set: int | None = None,
+    hold_out: bool = True,
     format: str | None = None,
     options: ReadOptions | None = None,
 ) -> Plan:
     """Every picture of a split with its targets; no pixel is read.
 
     `data` is anything that `datasets.detect.open_dataset` reads. Split "all" takes every split; "val"
-    is the data's own or else a tenth of the training patients, and "train" all others (`open_part`).
+    is the data's own or else a tenth of the training patients, and "train" all others (`open_part`; all
+    of them without `hold_out`).
     `per_set` keeps so many cases of each set, drawn by hash, so that they do not depend on the order of
     files. `without` names targets that are not asked for. Raises InputError where nothing is found, and
     for easy absent targets where no set shows another part of the body.
     """
     options = replace(options or ReadOptions(), split=None if split == "all" else split)
-    if split in ("train", "val"):
+    if split == "val" or (split == "train" and hold_out):
         found = open_part(data, split, format, options)
     else:
         found = open_dataset(data, format, options)

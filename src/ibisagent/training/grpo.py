@@ -131,7 +131,7 @@ def train(command: TrainRl) -> str | None:
             "rollouts need whole weights on every process", "FSDP", "use DDP, or verl on a cluster"
         )
     reference = copy.deepcopy(trainable.module) if command.kl else None
-    claim(command.out, "rl", asdict(command), optimiser.rank)
+    claim(command.out, "rl", asdict(command), optimiser.rank, data=round_.drawer.digest)
     done = optimiser.resume() or {"step": 0, "seconds": 0.0, "validations": [], "stopped": None}
     journal = Journal(command.out, optimiser, done["step"])
     validations: list[dict[str, float]] = done["validations"]

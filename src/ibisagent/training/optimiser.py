@@ -180,7 +180,7 @@ class Optimiser:
             raise InputError(
                 "gradients are finite numbers",
                 f"norm {float(norm)} at step {number + 1}",
-                "lower --lr; the last checkpoint is as it was",
+                "lower --lr and name another --out; the last checkpoint is as it was",
             )
         rate = self.rate(number)
         for group in self._optimiser.param_groups:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ibisagent.errors import InputError
+from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.plan_costs import Stage, gpus, memory, rl_seconds, sft_seconds, trained_weights
 from ibisagent.training.plan_shapes import KNOWN, Shapes, shapes_of
 from ibisagent.training.policy import PolicyToTrain
@@ -34,7 +35,7 @@ class TrainPlan:
     """leave the vision tower as it is"""
     gradient_checkpointing: bool = PolicyToTrain.gradient_checkpointing
     """recompute activations instead of keeping them"""
-    micro_batch: int = 4
+    micro_batch: int = Optimisation.micro_batch
     """examples in one forward pass on one GPU"""
     max_tokens: int = PolicyToTrain.max_tokens
     """longest conversation, pictures included"""

@@ -90,14 +90,14 @@ FREE_OF_PARTS = frozenset({"save_every", "log_with", "device"})
 def claim(out: Path, stage: str, options: Mapping[str, Any], rank: int, **facts: Any) -> None:
     """Write a run's options and `facts` to its folder, or check that those there are the same.
 
-    Raises InputError that names each difference: a folder holds one run only.
+    Raises InputError that names each difference: a folder holds one run only, from its first checkpoint on.
     """
     kept = {name: value for name, value in options.items() if name not in FREE}
     for part in ("model", "optimisation"):
         kept[part] = {name: value for name, value in kept[part].items() if name not in FREE_OF_PARTS}
     ours = json.loads(json.dumps({"stage": stage, "options": kept, **facts}, default=str))
     file = out / RUN
-    if file.exists():
+    if file.exists() and any((out / "checkpoints").glob("step-*")):
         lines = differences(ours, json.loads(file.read_text(encoding="utf-8")))
         if lines:
             more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""

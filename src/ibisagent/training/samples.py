@@ -6,6 +6,7 @@ policy does not know are never asked for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,15 +40,15 @@ class Drawer:
         """`absent`: the share of questions for targets that are listed as absent, where any are.
 
         Validation is the data's "val" split or else a tenth of the training patients, who are then
-        never trained on. Raises InputError where nothing is left.
+        never trained on; without `validate` everything is. Raises InputError where nothing is left.
         """
         self._absent, self._augment, self._seed = absent, augment, seed
         reading = reading or Reading()
         how: dict[str, Any] = {"format": reading.format, "options": reading.read_options()}
-        trained, held = (
-            plan(data, "train", absent="hard", **how),
-            plan(data, "val", **how) if validate else None,
-        )
+        trained = plan(data, "train", absent="hard", hold_out=validate, **how)
+        held = plan(data, "val", **how) if validate else None
+        cases = [name for part in (trained, held) if part for task in part.tasks for name in task.case_ids()]
+        self.digest = hashlib.sha256("\n".join(cases).encode()).hexdigest()[:16]  # of all cases
         self._options = trained.options
         present: dict[str, list[tuple[Task, str | None]]] = {}
         lost: dict[str, list[tuple[Task, str | None]]] = {}
