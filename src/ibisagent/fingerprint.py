@@ -12,6 +12,7 @@ from typing import Any
 
 from ibisagent import render
 from ibisagent.actions import DECIMALS, GRAMMAR_VERSION
+from ibisagent.errors import InputError
 from ibisagent.prompts import prompt_id
 from ibisagent.types import Policy, Tool, Verb
 
@@ -56,6 +57,16 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
         elif mine != other:
             lines.append(f"{prefix}{key}: {mine} here, {other} there")
     return lines
+
+
+def refuse_if_different(ours: Mapping[str, Any], theirs: Mapping[str, Any], rule: str) -> None:
+    """Raises InputError that names the first differences: a folder holds one run only."""
+    lines = differences(ours, theirs)
+    if lines:
+        more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise InputError(
+            rule, "; ".join(lines[:4]) + more, "name another --out, or repeat the command that began it"
+        )
 
 
 def warn_if_different(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> list[str]:

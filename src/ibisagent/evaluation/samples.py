@@ -10,7 +10,7 @@ from typing import Any
 
 from ibisagent.errors import EpisodeFormatError, InputError
 from ibisagent.evaluation.scoring import CaseScore, from_record
-from ibisagent.fingerprint import differences
+from ibisagent.fingerprint import refuse_if_different
 
 RUN = "run.json"
 RUN_SCHEMA = "ibisagent.run/1"
@@ -92,14 +92,8 @@ def claim(folder: Path, key: str, facts: dict[str, Any]) -> None:
     """
     record = read_run(folder) or {"schema": RUN_SCHEMA}
     if key in record:
-        lines = differences(facts, record[key])
-        if lines:
-            more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
-            raise InputError(
-                "a result folder holds one run: the same cases, policy, tool and settings",
-                "; ".join(lines[:4]) + more,
-                "name another --out, or repeat the command that began it",
-            )
+        rule = "a result folder holds one run: the same cases, policy, tool and settings"
+        refuse_if_different(facts, record[key], rule)
         return
     record[key] = facts
     write_json(folder / RUN, record)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
-from ibisagent.fingerprint import differences
+from ibisagent.fingerprint import refuse_if_different
 
 if TYPE_CHECKING:
     from ibisagent.training.trainable import Trainable
@@ -98,14 +98,8 @@ def claim(out: Path, stage: str, options: Mapping[str, Any], rank: int, **facts:
     ours = json.loads(json.dumps({"stage": stage, "options": kept, **facts}, default=str))
     file = out / RUN
     if file.exists() and any((out / "checkpoints").glob("step-*")):
-        lines = differences(ours, json.loads(file.read_text(encoding="utf-8")))
-        if lines:
-            more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
-            raise InputError(
-                "a run is continued with the options and data that it began with",
-                "; ".join(lines[:4]) + more,
-                "name another --out, or repeat the command that began it",
-            )
+        rule = "a run is continued with the options and data that it began with"
+        refuse_if_different(ours, json.loads(file.read_text(encoding="utf-8")), rule)
     elif rank == 0:
         _write(file, ours)
 
