@@ -43,7 +43,7 @@ class Config:
     clicks: int = 20  # at most
     named: bool = False  # tell the tool the target's name with every click
     proposals: bool = True  # measure the name alone, where the tool takes text
-    cases: int | None = None  # per set at most, drawn by hash
+    per_set: int | None = None  # cases at most, drawn by hash
     json: Path | None = None  # where the figures are kept
 
 
@@ -147,7 +147,7 @@ def main(config: Config) -> None:
         tool = load_tool(config.tool)
     start = time.perf_counter()
     proposing = config.proposals and "text" in tool.prompts
-    planned = plan(data_root(), config.split, absent="hard" if proposing else "none", per_set=config.cases)
+    planned = plan(data_root(), config.split, absent="hard" if proposing else "none", per_set=config.per_set)
     measured = [
         measure(tool, sample, task.patient, config)
         for task in planned.tasks

@@ -55,6 +55,8 @@ class Experiment:
     """what the table is measured on; test only once, when everything is chosen"""
     start: str = "none"
     """where episodes begin, in training and when they are measured"""
+    per_set: int | None = None
+    """cases of every set that are measured, for a trial"""
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,10 @@ def _arm(experiment: Experiment, arm: Arm, seed: int) -> Path:
         kind = policy.partition(":")[0]
         policy = f"{kind}:{folder / 'policy'}"
     measured = folder / f"evaluation-{experiment.split}"
+    few = () if experiment.per_set is None else ("--per-set", experiment.per_set)
     ibisagent(
         "evaluate", experiment.data, "--split", experiment.split, "--out", measured, "--policy", policy,
-        "--tool", experiment.tool, "--start", experiment.start, *arm.evaluate,
+        "--tool", experiment.tool, "--start", experiment.start, *arm.evaluate, *few,
     )  # fmt: skip
     return measured
 

@@ -53,6 +53,8 @@ class Config:
     """share of each kind's statements that must agree"""
     sure: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     """what is tried for it"""
+    per_set: int | None = None
+    """cases of every set that are looked at, for a trial"""
 
 
 def figure(folder: Path, name: str) -> float:
@@ -68,9 +70,10 @@ def evaluated(config: Config, name: str, calibration: Calibration) -> Path:
     policy.calibrate(calibration)
     policy.save(weights)
     folder = config.out / name
+    few = () if config.per_set is None else ("--per-set", config.per_set)
     ibisagent(
         "evaluate", config.data, "--split", "val", "--out", folder, "--tool", config.tool,
-        "--policy", f"embedded:{weights}",
+        "--policy", f"embedded:{weights}", *few,
     )  # fmt: skip
     return folder
 
@@ -78,7 +81,7 @@ def evaluated(config: Config, name: str, calibration: Calibration) -> Path:
 def presences(config: Config) -> dict[str, list[float]]:
     """Logits of presence on bare pictures: of present targets, and of hard and easy absent ones."""
     policy = EmbeddedPolicy.load(config.weights)
-    planned = plan(config.data, "val", absent="both")
+    planned = plan(config.data, "val", absent="both", per_set=config.per_set)
     found: dict[str, list[float]] = {"present": [], "hard": [], "easy": []}
     for task in planned.tasks:
         for sample in samples(task, planned.options):

@@ -358,6 +358,9 @@ def main(config: Config) -> None:
     cv2.setNumThreads(1)
     trainer = Trainer(config)
     trainer.resume()
+    if trainer.seconds >= config.minutes * 60:
+        print(f"{config.out}: trained for {trainer.seconds / 60:.0f} minutes, nothing to do")
+        return
     root = data_root()
     corpus, held = load_corpus(root, "train"), load_corpus(root, "val")
     corpus = [item for item in corpus if item.dataset not in config.without]

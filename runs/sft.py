@@ -41,6 +41,8 @@ class Config:
     """learning rate"""
     workers: int = 2
     """processes that make trajectories"""
+    limit: int | None = None
+    """pictures that trajectories are made of, for a trial"""
 
 
 def without_words(policy: EmbeddedPolicy) -> EmbeddedPolicy:
@@ -54,10 +56,11 @@ def without_words(policy: EmbeddedPolicy) -> EmbeddedPolicy:
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
+    few = () if config.limit is None else ("--limit", config.limit)
     for name, seed in (("trajectories", 1), ("further", 2)):
         ibisagent(
             "synthesize", config.data, "--out", config.out / name, "--tool", config.tool,
-            "--workers", config.workers, "--repeats", config.repeats, "--seed", seed,
+            "--workers", config.workers, "--repeats", config.repeats, "--seed", seed, *few,
         )  # fmt: skip
     cold = config.out / "cold/embedded_policy.safetensors"
     if not cold.exists():
