@@ -63,12 +63,18 @@ KNOWN = {
         "RIGHT-SIDED KIDNEY",
         "right kidney except the left kidney",
         "right kidney at the left of the image",
+        "R kidney",
+        "kidney (R)",
+        "Find the r. kidney",
+        "R kidney at the L of the image",
     ],
     "left lung": [
         "Find the patient's left lung",
         "left lung field",
         "lung on the left",
         "left pulmonary field",
+        "L lung",
+        "lung L",
     ],
     "right lung": ["Find the right lung", "the right-sided lung", "right lung in this chest x-ray"],
     "lungs": [

@@ -8,7 +8,7 @@
 3. A part or disease of an organ is not the organ: "liver tumour", "left lobe of the liver" and
    "renal artery" name something that was never taught.
 4. Sides are the patient's. "On the left side of the image" says where to look, not which organ,
-   so it never chooses between a left and a right one.
+   so it never chooses between a left and a right one. A lone L or R is a side where the organ has sides.
 5. Exactly one target must remain. Two targets, an organ that exists on both sides named without
    its side, and two sides that contradict each other are refused with the reason. The only pair
    that is one target is the lungs.
@@ -179,7 +179,7 @@ _IMAGE = (
     r"(?:image|picture|photo|photograph|scan|screen|slice|frame|view|radiograph|film|figure|mri|ct|x ray|"
     r"viewer|panel|display)"
 )
-_SIDE = r"(?:left|right)"
+_SIDE = r"(?:left|right|l|r)"
 _IMAGE_SIDE = re.compile(
     rf"\b(?:{_IMAGE} s? ?{_SIDE}(?: hand)?(?: side| half| edge| part)?"
     rf"|{_SIDE}(?: hand)?(?: side| half| part| edge| corner| border| third)? (?:of|in|on) "
@@ -216,7 +216,7 @@ _SPELLING = (
 class _Word:
     """One thing that an instruction names."""
 
-    kind: str  # target, paired, part, place, side, joint ("and", "both", "or", ...)
+    kind: str  # target, paired, part, place, side, letter (l, r), joint ("and", "both", "or", ...)
     name: str
     context: bool  # it follows "in", "of", ...: says where, unless nothing else is named
 
@@ -229,7 +229,10 @@ def _phrases() -> dict[str, tuple[str, str]]:
     table |= {word: ("part", word) for word in _PARTS} | {word: ("place", word) for word in _PLACES}
     # "segment" alone is the verb.
     table |= {f"{organ} segment": ("part", "segment") for organ in ("liver", "hepatic", "lung", "kidney")}
-    table |= {word: ("side", word) for word in ("left", "right")}
+    table |= {word: ("side", word) for word in ("left", "right")} | {
+        "l": ("letter", "left"),
+        "r": ("letter", "right"),
+    }
     table |= {word: ("joint", word) for word in ("and", "both", "bilateral", "or", "either", "plus")}
     return table
 
@@ -263,7 +266,7 @@ def _read(clause: str) -> list[_Word]:
             if entry:
                 kind, name = entry
                 found.append(_Word(kind, name, context))
-                if kind not in ("side", "joint"):
+                if kind not in ("side", "letter", "joint"):
                     context = False
                 position += length
                 break
@@ -353,7 +356,7 @@ def _whole(organ: str, words: list[_Word], word: _Word) -> Support:
 
 def _sided(organ: str, words: list[_Word], image_side: bool) -> Support:
     """The side of an organ that exists twice; sides are the patient's."""
-    sides = {word.name for word in words if word.kind == "side"}
+    sides = {word.name for word in words if word.kind in ("side", "letter")}
     joined = any(word.kind == "joint" and word.name in ("and", "both", "bilateral", "plus") for word in words)
     if organ == "lung" and joined and len(sides) != 1:
         return Support(known=True, target="lungs")

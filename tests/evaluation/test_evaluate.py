@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from small_sets import SECRET, make_sets
 
 from ibisagent.datasets.biomedparse import iter_samples
 from ibisagent.episodes import from_record
-from ibisagent.errors import InputError
+from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
 from ibisagent.evaluation.samples import read_lines
 from ibisagent.evaluation.summary import equal_part
 from ibisagent.masks import iou
 from ibisagent.pair import PairOptions
+from ibisagent.types import Mask, Observation, Policy, PolicyReply
 
 PAIR = PairOptions(policy="scripted:noisy-oracle", tool="classical", max_turns=6)
 
@@ -244,3 +246,51 @@ def test_any_format_can_be_measured(tmp_path: Path, data: Path) -> None:
     summary = evaluate(command)
     assert summary is not None and summary["cases"]["present"] == 2 and summary["cases"]["absent"] == 1
     assert value(summary, "mean IoU")["value"] > 0.8 and value(summary, "MCC (presence)")["value"] == 1.0
+
+
+@dataclass
+class _Down:
+    """A policy behind a connection that is down while `file` is there, from the third text on."""
+
+    file: Path
+
+    def __call__(self, policy: Policy, truths: dict[str, Mask]) -> Policy:
+        down, texts = self.file, 0
+
+        class Behind(type(policy)):  # type: ignore[misc]
+            def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
+                nonlocal texts
+                texts += len(observations)
+                if down.exists() and texts > 2:
+                    return [PolicyReply(error="the endpoint must be reachable") for _ in observations]
+                replies: list[PolicyReply] = super().act(observations)
+                return replies
+
+        policy.__class__ = Behind
+        return policy
+
+
+def test_an_endpoint_that_goes_down_stops_the_run_and_loses_nothing(
+    command: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibisagent.evaluation.evaluate._MOST_UNANSWERED", 4)
+    down = tmp_path / "down"
+    run = replace(command, out=tmp_path / "run", batch_size=1, pair=replace(PAIR, max_turns=1))
+    down.touch()
+    with pytest.raises(IbisError, match=r"4 cases in a row without an answer.*reachable.*run again"):
+        evaluate(run, wrap=_Down(down))
+    kept = list(read_lines(run.out))
+    assert len(kept) == 2 and all(line["status"] == "turn_limit" for line in kept)
+    assert not (run.out / "summary.json").exists()
+    down.unlink()
+    summary = evaluate(run, wrap=_Down(down))
+    assert summary is not None and "policy_error" not in summary["statuses"]
+    assert summary["cases"]["all"] == 10 and list(read_lines(run.out))[:2] == kept
+
+
+def test_an_endpoint_that_was_never_there_is_no_result(data: Path, tmp_path: Path) -> None:
+    pair = PairOptions(policy="chat:x@http://127.0.0.1:9/v1", tool="classical")  # nothing listens there
+    run = Evaluate(data, out=tmp_path, per_set=1, pair=pair)
+    with pytest.raises(IbisError, match=r"2 cases in a row without an answer, the last one: .*reachable"):
+        evaluate(run)
+    assert list(read_lines(tmp_path)) == [] and not (tmp_path / "summary.json").exists()

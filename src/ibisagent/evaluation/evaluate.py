@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError, writing_to
+from ibisagent.errors import IbisError, InputError, writing_to
 from ibisagent.pair import STARTS, PairOptions
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ibisagent.evaluation.cases import Plan, Task
     from ibisagent.evaluation.perturb import Perturbation
     from ibisagent.evaluation.workers import Done, Mark, Work, Wrap
+
+_MOST_UNANSWERED = 20  # cases in a row that policy or tool do not answer at all
 
 
 @dataclass(frozen=True)
@@ -229,12 +231,25 @@ def _finish(
         messages = run_tasks(waiting, work, workers)
     else:
         messages = run_processes(waiting, work, workers) if workers > 1 else run_here(waiting, work)
+    # A case may fail for its own sake, but not every one of a run that has just begun.
+    most = _MOST_UNANSWERED if done else min(count, _MOST_UNANSWERED)
+    held: list[str] = []
     with file.open("ab", buffering=0) as lines:
         for message in _shown(messages, count, done, screen):
             if isinstance(message, Mark):
                 claim(command.out, "pair", message.facts)
+            elif message.unanswered is None:
+                lines.write("".join([*held, message.line]).encode())
+                held.clear()
             else:
-                lines.write(message.line.encode())
+                held.append(message.line)
+                if len(held) == most:
+                    raise IbisError(
+                        "policy and tool answer",
+                        f"{most} cases in a row without an answer, the last one: {message.unanswered}",
+                        "mend what that says and run the same command: these cases are then run again",
+                    )
+        lines.write("".join(held).encode())
 
 
 def _shown(

@@ -27,7 +27,7 @@ from ibisagent.evaluation.cases import Task, case_id, samples
 from ibisagent.evaluation.perturb import Perturbation
 from ibisagent.fingerprint import fingerprint
 from ibisagent.pair import PairOptions, load_pair
-from ibisagent.types import Mask, Policy, Sample
+from ibisagent.types import Episode, Mask, Outcome, Policy, Sample
 
 _POLL = 1.0  # seconds between looks at whether the other side still lives
 
@@ -59,6 +59,7 @@ class Done:
     case: str
     iou: float | None  # of the result, for the live view; None where there is none
     line: str  # JSON, newline included
+    unanswered: str | None = None  # why policy or tool did not answer a single time
 
 
 class _Truths(dict[str, Mask]):
@@ -103,7 +104,7 @@ def run_here(tasks: Iterable[Task], work: Work) -> Iterator[Mark | Done]:
             scored = scoring.score(event.sample, task.patient, event.episode, absence)
             episode = json.loads(episode_line(replace(event.episode, truth=truths.pop(name)), "none"))
             line = _line({**scoring.to_record(scored), "episode": episode})
-            yield Done(name, scored.iou(), line)
+            yield Done(name, scored.iou(), line, _unanswered(event.episode))
     yield from failed
 
 
@@ -211,6 +212,12 @@ def _mark(agent: Agent) -> dict[str, Any]:
     record = {**settings.record(), "start": settings.start, "seed": settings.seed}
     facts = {"policy": agent.policy.name, "tool": agent.tool.name, "settings": record, "fingerprint": made}
     return cast(dict[str, Any], json.loads(json.dumps(facts)))
+
+
+def _unanswered(episode: Episode) -> str | None:
+    """The episode's message where it ended by an outside fault and says nothing about the target."""
+    silent = episode.outcome is Outcome.NONE and episode.status.is_outside_fault()
+    return episode.message if silent else None
 
 
 def _unreadable(task: Task, error: Exception) -> Iterator[Done]:
