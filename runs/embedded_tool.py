@@ -32,7 +32,7 @@ from embedded_tool_data import (
     error_click,
     load_corpus,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,6 +46,7 @@ class Config:
     """Settings of one training run."""
 
     out: Path = Path(".cache/embedded_tool")  # checkpoints, log and exported weights
+    begin: Path | None = None  # exported weights to start from, where there is no checkpoint
     minutes: float = 98.0  # training time over all resumed runs; the learning rate decays to 0 with it
     small_frame: int = 192  # frame of the first part
     small_share: float = 0.62  # its share of the time
@@ -160,6 +161,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
         self.network = EmbeddedNetwork(TARGETS).to(memory_format=torch.channels_last)
+        if config.begin is not None:
+            self.network.load_state_dict(load_file(config.begin), strict=False)  # half is widened
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         weights = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -325,7 +328,7 @@ class _Plain(Augmenter):
         return super().example(item)
 
     def shrunk(self, item: Item) -> dict[int, np.ndarray]:
-        matrix, height, width = self._geometry(item, True, False)
+        matrix, height, width = self._geometry(item, True)
         warped = {k: cv2.warpAffine(m, matrix, (width, height)) for k, m in item.masks.items()}
         return {k: self._shrink(m) for k, m in warped.items()}
 

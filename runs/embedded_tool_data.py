@@ -10,9 +10,10 @@ import numpy as np
 from absence import elsewhere
 from compositions import COMPOSED, Grey, compose
 from numpy.typing import NDArray
+from symmetry import TURNED, mirror_share
 
 from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
-from ibisagent.targets import TARGETS
+from ibisagent.targets import TARGETS, in_the_mirror
 
 Donors = dict[str, list[tuple[Grey, Grey]]]  # pictures and masks by set, see compositions.py
 # How often a set is drawn, per picture of a uniform draw over sets.
@@ -25,9 +26,7 @@ ABDOMEN = {
     "inferior vena cava", "portal vein and splenic vein", "pancreas", "right adrenal gland",
     "left adrenal gland",
 }  # fmt: skip
-MIRRORED_NAMES = {"left lung": "right lung", "right lung": "left lung"}
-FREE_MIRROR = set(SET_WEIGHTS) - {"BTCV", "Sunnybrook"}  # Montgomery: with its names, see MIRRORED_NAMES
-FREE_TURN = {"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"}
+IN_THE_MIRROR = [TARGETS.index(in_the_mirror(target)) for target in TARGETS]
 
 
 @dataclass
@@ -100,17 +99,13 @@ class Augmenter:
         plain = rng.random() < 0.3
         if not plain and item.dataset in self.donors:
             item = self._composed(item)
-        invalid = 0.0 if self.single_pass else 0.2
-        mirror = not plain and rng.random() < 0.5 and (item.dataset in FREE_MIRROR or rng.random() < invalid)
-        # A mirrored trunk is no valid anatomy: shown, but never with a name.
-        nameless = mirror and item.dataset not in FREE_MIRROR
-        matrix, height, width = self._geometry(item, plain, mirror)
+        if not plain and rng.random() < mirror_share(item.dataset):
+            item = self._mirrored(item)
+        matrix, height, width = self._geometry(item, plain)
         flags = cv2.INTER_LINEAR
         pixels = cv2.warpAffine(item.pixels, matrix, (width, height), flags=flags, borderValue=0)
         masks: dict[int, NDArray[np.uint8]] = {}
         for name, mask in item.masks.items():
-            if mirror and item.dataset == "MontgomeryCXR":
-                name = TARGETS.index(MIRRORED_NAMES.get(TARGETS[name], TARGETS[name]))
             warped = cv2.warpAffine(mask, matrix, (width, height), flags=flags, borderValue=0)
             masks[name] = self._shrink(warped)
         generic: list[NDArray[np.uint8]] = []
@@ -128,12 +123,11 @@ class Augmenter:
         valid[: (height + 1) // 2, : (width + 1) // 2] = 1
         semantic = np.zeros((len(TARGETS), grid // 2, grid // 2), np.uint8)
         known = np.zeros(len(TARGETS), np.float32)
-        if not nameless:
-            known[item.absent] = 1
-            for name, mask in masks.items():
-                known[name] = 1
-                semantic[name] = cv2.resize(mask, (grid // 2, grid // 2), interpolation=cv2.INTER_AREA)
-        rows = [self._row(item, masks, generic, grey, nameless) for _ in range(self.rows)]
+        known[item.absent] = 1
+        for name, mask in masks.items():
+            known[name] = 1
+            semantic[name] = cv2.resize(mask, (grid // 2, grid // 2), interpolation=cv2.INTER_AREA)
+        rows = [self._row(item, masks, generic, grey) for _ in range(self.rows)]
         return Example(image, semantic, known, valid, rows)
 
     def _composed(self, item: Item) -> Item:
@@ -146,7 +140,13 @@ class Augmenter:
 
     # --- geometry and looks ---
 
-    def _geometry(self, item: Item, plain: bool, mirror: bool) -> tuple[NDArray[np.float64], int, int]:
+    @staticmethod
+    def _mirrored(item: Item) -> Item:
+        masks = {IN_THE_MIRROR[name]: cv2.flip(mask, 1) for name, mask in item.masks.items()}
+        absent = sorted(IN_THE_MIRROR[name] for name in item.absent)
+        return Item(item.dataset, cv2.flip(item.pixels, 1), masks, absent)
+
+    def _geometry(self, item: Item, plain: bool) -> tuple[NDArray[np.float64], int, int]:
         rng, frame = self.rng, self.frame
         rows, columns = item.pixels.shape[:2]
         stretch = 1.0 if plain else float(np.exp(rng.uniform(-0.22, 0.22)))
@@ -160,7 +160,7 @@ class Augmenter:
         zoom = min(max(zoom, 0.6), 1.7)
         if item.dataset == "Sunnybrook" and rng.random() < 0.3:
             zoom *= 1.5
-        if item.dataset in FREE_TURN:
+        if item.dataset in TURNED:
             angle = rng.uniform(-180, 180) if rng.random() < 0.4 else rng.uniform(-15, 15)
         else:
             angle = rng.uniform(-15, 15) if rng.random() < 0.6 else 0.0
@@ -176,8 +176,7 @@ class Augmenter:
                 at = turn @ base @ (xs[k] * 4.0, ys[k] * 4.0, 1.0)
                 goal = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
                 move[:2, 2] = goal - at[:2]
-        flip = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) if mirror else np.eye(3)
-        return (flip @ move @ turn @ base)[:2], height, width
+        return (move @ turn @ base)[:2], height, width
 
     def _shrink(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A frame-resolution mask (its valid part) at grid resolution."""
@@ -290,7 +289,6 @@ class Augmenter:
         masks: dict[int, NDArray[np.uint8]],
         generic: list[NDArray[np.uint8]],
         grey: NDArray[np.uint8],
-        nameless: bool,
     ) -> Row:
         rng, none = self.rng, len(TARGETS)
         empty = np.zeros((self.frame // 2, self.frame // 2), np.uint8)
@@ -298,7 +296,7 @@ class Augmenter:
         gone = [name for name in masks if name not in seen and not masks[name].any()]
         draw = rng.random()
         covered = not masks and bool(item.absent)
-        if not nameless and (item.absent or gone) and draw < (0.6 if covered else 0.07):
+        if (item.absent or gone) and draw < (0.6 if covered else 0.07):
             pool = gone if gone and rng.random() < 0.4 else item.absent or gone
             same = [n for n in pool if item.dataset == "BTCV" and TARGETS[n] in ABDOMEN]
             pool = same if same and rng.random() < 0.85 else pool
@@ -329,7 +327,7 @@ class Augmenter:
         weights = np.array([(masks[n] > 127).sum() ** -0.25 for n in seen])
         name = int(rng.choice(seen, p=weights / weights.sum()))
         truth = masks[name]
-        named = not nameless and rng.random() < 0.62
+        named = rng.random() < 0.62
         propose = named and rng.random() < 0.72
         start = None if propose else self._start(truth, masks)
         return Row(truth, name if named else none, propose, start, 0 if propose else self._early())

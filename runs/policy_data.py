@@ -15,13 +15,14 @@ import cv2
 import numpy as np
 from absence import elsewhere
 from compositions import COMPOSED, compose
+from symmetry import TURNED, mirror_share
 
 from ibisagent.actions import click_at, format_text
 from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, read_picture, split_of
 from ibisagent.masks import error_regions, iou
 from ibisagent.policies.embedded_words import CELL, GRID, SIDE
 from ibisagent.synthesis.reasoning import answer, facts, thought
-from ibisagent.targets import TARGETS
+from ibisagent.targets import TARGETS, in_the_mirror
 from ibisagent.types import Action, Mask, Pixels, Terminate, Undo
 
 # How often a set is drawn: the hard ones more often than their share of pictures.
@@ -37,8 +38,6 @@ WEIGHTS = {
     "Sunnybrook": 1.5,
     "USGRA": 2.2,
 }
-FLIP_X = frozenset({"BrainTumor", "DSB2018", "HC18", "HyperKvasir", "ISIC2017", "MSDHippocampus", "USGRA"})
-TURN = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # no up and down
 COLOR_SETS = frozenset({"HyperKvasir", "ISIC2017"})
 
 
@@ -97,6 +96,13 @@ def composed(case: Case, donors: Sequence[Case], rng: np.random.Generator) -> Ca
     return Case(case.dataset, np.repeat(pixels[..., None], 3, axis=2), masks, absent)
 
 
+def mirrored(case: Case) -> Case:
+    """The picture in the mirror, with the names that its targets have there."""
+    masks = {in_the_mirror(target): mask[:, ::-1] for target, mask in case.masks.items()}
+    pixels = np.ascontiguousarray(case.pixels[:, ::-1])
+    return Case(case.dataset, pixels, masks, frozenset(map(in_the_mirror, case.absent)))
+
+
 # --- augmentation -----------------------------------------------------------------------------
 
 
@@ -118,15 +124,14 @@ def augment(
     out_h, out_w = max(16, round(out_h * scale)), max(16, round(out_w * scale))
     angle = 0.0
     if strength and rng.random() < 0.5:
-        angle = float(rng.uniform(-18, 18)) * (2.0 if case.dataset in TURN else 1.0)
-    if strength and case.dataset in TURN:
+        angle = float(rng.uniform(-18, 18)) * (2.0 if case.dataset in TURNED else 1.0)
+    if strength and case.dataset in TURNED:
         angle += 90.0 * int(rng.integers(4))
-    flip_x = strength > 0 and case.dataset in FLIP_X and rng.random() < 0.5
-    flip_y = strength > 0 and case.dataset in TURN and rng.random() < 0.5
+    flip_y = strength > 0 and case.dataset in TURNED and rng.random() < 0.5
     sx, sy = scale * aspect * zoom, scale / aspect * zoom
     turn = np.deg2rad(angle)
     rotate = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    matrix = rotate @ np.diag([sx * (-1 if flip_x else 1), sy * (-1 if flip_y else 1)])
+    matrix = rotate @ np.diag([sx, sy * (-1 if flip_y else 1)])
     centre = np.array([width / 2, height / 2])
     if strength:
         centre = centre + _shift(case, rng, zoom)
@@ -303,6 +308,8 @@ Propose = Callable[[Pixels, str, Mask, np.random.Generator], Mask | None]
 
 def draw(case: Case, rng: np.random.Generator, propose: Propose | None, strength: float = 1.0) -> State:
     """One state of a case; `propose` gives masks of the real tool where there is one."""
+    if strength and rng.random() < mirror_share(case.dataset):
+        case = mirrored(case)
     pixels, masks, lost = augment(case, rng, strength)
     absent = frozenset((set(case.absent) | lost) - set(masks))
     shape = pixels.shape[:2]

@@ -54,6 +54,7 @@ TARGETS: tuple[str, ...] = (
 )
 """Canonical names, in alphabetical order: the order is part of the weights' layout."""
 
+OTHER_SIDE = {"left": "right", "right": "left"}
 _PAIRED = {
     "kidney": "kidney|kidneys|renal organ|renal parenchyma|renal|ren|nephros",
     "adrenal gland": (
@@ -371,6 +372,17 @@ def _sided(organ: str, words: list[_Word], image_side: bool) -> Support:
     if organ == "lung":
         return Support(known=True, target="lungs")
     return _refused(f"the {organ} exists twice; name the patient's left or right")
+
+
+def in_the_mirror(target: str) -> str:
+    """What a target is called in a mirrored picture, where image left is the patient's right all the same.
+
+    An organ that exists twice changes its side; "left ventricle" names a part, not a side.
+    """
+    side, _, organ = target.partition(" ")
+    if organ not in _PAIRED or side not in OTHER_SIDE:
+        return target
+    return f"{OTHER_SIDE[side]} {organ}"
 
 
 def canonical_target(instruction: str) -> str | None:

@@ -17,7 +17,7 @@ from ibisagent.evaluation.perturb import (
     draw,
 )
 from ibisagent.policies.scripted import fixed
-from ibisagent.targets import understand
+from ibisagent.targets import TARGETS, in_the_mirror, understand
 from ibisagent.types import BASE_VERBS, Click, Mask, Observation, Picture, Sample
 
 
@@ -39,7 +39,7 @@ def test_strength_0_changes_nothing_and_draws_repeat(kind: str) -> None:
     assert same.instruction == sample.instruction and np.array_equal(same.truth, TRUTH)
     assert draw(kind, sample, 1.0, 3) == draw(kind, sample, 1.0, 3)
     other = replace(sample, sample_id="another", target="spleen", truth=disc(90, 120, 35, 50, 9))
-    if kind in ("noise", "blur", "contrast", "rotation", "shift"):
+    if kind in ("noise", "blur", "contrast", "rotation", "shift", "mirror"):
         assert draw(kind, sample, 1.0, 3) == draw(kind, other, 1.0, 3), "one picture, one draw"
 
 
@@ -68,6 +68,21 @@ def test_a_placement_moves_picture_and_mask_alike() -> None:
     assert turned == pytest.approx((20, 45), abs=0.1), "counter-clockwise: from the right to the top"
     cut = Placement(crop=(0.5, 0.0, 0.0, 0.0)).apply(make(TRUTH))
     assert not cut.picture.pixels[:45].any() and cut.picture.pixels[45:].all()
+
+
+def test_a_mirrored_picture_keeps_the_convention() -> None:
+    known = replace(make(TRUTH, "left kidney"), instruction="Find the left kidney in this image.")
+    known = replace(known, picture=replace(known.picture, laterality="known"))
+    seen = Perturbation("mirror")(known)
+    assert np.array_equal(seen.truth, TRUTH[:, ::-1])
+    assert np.array_equal(seen.picture.pixels[..., 0] > 120, TRUTH[:, ::-1])
+    assert seen.instruction == "Find the right kidney in this image."
+    assert seen.picture.laterality == "assumed" and seen.target == "left kidney", "the case keeps its name"
+    heart = replace(known, target="left ventricle", instruction="Find the left ventricle.")
+    assert Perturbation("mirror")(heart).instruction == "Find the left ventricle."
+    assert [in_the_mirror(name) for name in TARGETS if in_the_mirror(name) != name] == [
+        "right adrenal gland", "right kidney", "right lung", "left adrenal gland", "left kidney", "left lung",
+    ]  # fmt: skip
 
 
 def test_a_rotation_is_rigid_in_millimetres() -> None:

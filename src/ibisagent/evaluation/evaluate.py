@@ -50,8 +50,8 @@ class Evaluate(Reading):
     without: tuple[str, ...] = ()
     """targets that are not asked for"""
     perturb: str | None = None
-    """change every picture or instruction: noise, blur, contrast, rotation, shift, paraphrase, wrong-place,
-    denied, contradictory or wrong-first-click"""
+    """change every picture or instruction: noise, blur, contrast, rotation, shift, mirror, paraphrase,
+    wrong-place, denied, contradictory or wrong-first-click"""
     strength: float = 1.0
     """of --perturb; 0 changes nothing"""
     instruction: str = "Find the {target} in this image."

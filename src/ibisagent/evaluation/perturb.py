@@ -24,10 +24,11 @@ import numpy as np
 from ibisagent.actions import click_at, format_text
 from ibisagent.errors import InputError
 from ibisagent.seeding import generator_for
+from ibisagent.targets import OTHER_SIDE, in_the_mirror
 from ibisagent.types import Mask, Observation, Picture, Pixels, Policy, PolicyReply, Sample, Support
 
 KINDS = (
-    "noise", "blur", "contrast", "rotation", "shift",
+    "noise", "blur", "contrast", "rotation", "shift", "mirror",
     "paraphrase", "wrong-place", "denied", "contradictory", "wrong-first-click",
 )  # fmt: skip
 
@@ -40,7 +41,6 @@ MOVE = 0.15  # of each side, either way, uniform
 CROP = 0.10  # of each side that is cut off at each edge at most
 KEPT = 0.5  # of the target that a shift or rotation must leave in the picture
 _TRIES = 20
-_OTHER_SIDE = {"left": "right", "right": "left"}
 _MOST = 5.0  # strength
 
 PARAPHRASES = (
@@ -144,6 +144,25 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """Left and right exchanged, as in files that were exported without regard to sides.
+
+    What says where the patient's sides are is lost with it: by the convention the left kidney is then
+    called the right one, and so it is asked for.
+    """
+
+    def apply(self, sample: Sample) -> Sample:
+        """`sample` with picture, true mask and, where the target has a side, the instruction changed."""
+        picture = replace(
+            sample.picture, pixels=np.ascontiguousarray(sample.picture.pixels[:, ::-1]), laterality="assumed"
+        )
+        truth = None if sample.truth is None else np.ascontiguousarray(sample.truth[:, ::-1])
+        name = sample.target or ""
+        instruction = sample.instruction.replace(name, in_the_mirror(name)) if name else sample.instruction
+        return replace(sample, picture=picture, truth=truth, instruction=instruction)
+
+
+@dataclass(frozen=True)
 class Wording:
     """Another instruction."""
 
@@ -158,7 +177,7 @@ class Wording:
         return replace(sample, instruction=self.instruction, truth=truth)
 
 
-Change: TypeAlias = Noise | Blur | Contrast | Placement | Wording
+Change: TypeAlias = Noise | Blur | Contrast | Placement | Mirror | Wording
 
 
 # --- drawing ----------------------------------------------------------------------------------
@@ -179,6 +198,8 @@ def draw(kind: str, sample: Sample, strength: float = 1.0, seed: int = 0) -> Cha
         return Blur(BLUR * strength * max(sample.picture.height, sample.picture.width))
     if kind == "contrast":
         return Contrast(GAIN ** (sign * strength))
+    if kind == "mirror":
+        return Mirror()
     if kind in ("rotation", "shift"):
         return _placement(kind, sample, strength, sign, rng)
     if sample.target is None:
@@ -218,8 +239,8 @@ def _placement(
 
 def _contradiction(target: str) -> str:
     side, _, organ = target.partition(" ")
-    if organ and side in _OTHER_SIDE:
-        return f"Find the {side} {organ} on the patient's {_OTHER_SIDE[side]} side."
+    if organ and side in OTHER_SIDE:
+        return f"Find the {side} {organ} on the patient's {OTHER_SIDE[side]} side."
     return f"Find the {target}, but leave out all of the {target}."
 
 

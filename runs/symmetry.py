@@ -1,0 +1,10 @@
+"""Which sets training turns and mirrors."""
+
+TURNED = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # pictures without an up and down
+# Trunks have their sides; but many files are exported without regard to them, so these are mirrored too.
+_SIDED_SETS = frozenset({"BTCV", "Sunnybrook"})
+
+
+def mirror_share(dataset: str) -> float:
+    """How much of a set is shown mirrored."""
+    return 0.35 if dataset in _SIDED_SETS else 0.5
