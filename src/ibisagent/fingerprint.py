@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def file_id(file: Path) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     digest.update(memoryview(content)[8 + length :])
     return digest.hexdigest()[:16]
+
+
+def list_id(names: Iterable[str]) -> str:
+    """Names a list of names, in its order: 16 hex digits."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

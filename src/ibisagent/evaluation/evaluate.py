@@ -5,7 +5,6 @@ Left out on purpose: training, choosing of anything, and resizing of masks.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import time
@@ -106,6 +105,7 @@ def evaluate(
     from ibisagent.evaluation.cases import shard
     from ibisagent.evaluation.samples import claim, mend, read_lines, samples_file
     from ibisagent.evaluation.workers import Work
+    from ibisagent.fingerprint import list_id
 
     share = _shard(command)
     _check(command)
@@ -126,11 +126,10 @@ def evaluate(
     tasks, cases = planned.tasks, sorted(name for task in planned.tasks for name in task.case_ids())
     with writing_to("--out is a folder"):
         command.out.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256("\n".join(cases).encode()).hexdigest()[:16]
     facts = {
         "split": command.split,
         "cases": len(cases),
-        "case_list": digest,
+        "case_list": list_id(cases),
         "instruction": command.instruction,
         "index_faults": planned.faults,
         **({} if change is None else {"perturbation": change.record()}),

@@ -23,7 +23,7 @@ SHOWN = ("set-macro IoU", "mean IoU", "first click inside", "turns", *PRESENCE, 
 
 @dataclass(frozen=True)
 class Robustness(Evaluate):
-    """Measure an agent under noise, blur, rotation, mirroring and so on, other words and a wrong first click."""
+    """Measure an agent on changed pictures (noise, mirror, ...) and words, and after a wrong first click."""
 
     kinds: tuple[str, ...] = ()
     """which perturbations; by default all"""

@@ -21,6 +21,7 @@ from ibisagent.datasets.detect import open_dataset, open_part
 from ibisagent.environment import Settings
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError
+from ibisagent.fingerprint import list_id
 from ibisagent.seeding import generator_for
 from ibisagent.synthesis.instructions import Scene, scene_of
 from ibisagent.synthesis.teacher import ChatTeacher, TeacherOptions, open_teacher
@@ -92,7 +93,7 @@ class Work:
         for case in cases:  # in the order of hashes, which no listing of a folder changes
             self.shards[_hash(case.key) % job.shards].append(case)
         self.count = len(cases)
-        self.digest = hashlib.sha256("\n".join(case.key for case in cases).encode()).hexdigest()[:16]
+        self.digest = list_id(case.key for case in cases)
         absent = sum(len(case.absent) for case in cases)
         self._ratio = sum(len(case.targets) for case in cases) / absent if absent else 0.0
 

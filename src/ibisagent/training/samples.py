@@ -6,7 +6,6 @@ policy does not know are never asked for.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError
 from ibisagent.evaluation.cases import Task, plan, samples
+from ibisagent.fingerprint import list_id
 from ibisagent.seeding import generator_for, seed_for
 from ibisagent.types import Episode, Policy, Sample, Tool
 
@@ -48,7 +48,7 @@ class Drawer:
         trained = plan(data, "train", absent="hard", hold_out=validate, **how)
         held = plan(data, "val", **how) if validate else None
         cases = [name for part in (trained, held) if part for task in part.tasks for name in task.case_ids()]
-        self.digest = hashlib.sha256("\n".join(cases).encode()).hexdigest()[:16]  # of all cases
+        self.digest = list_id(cases)  # of all cases
         self._options = trained.options
         present: dict[str, list[tuple[Task, str | None]]] = {}
         lost: dict[str, list[tuple[Task, str | None]]] = {}
