@@ -247,7 +247,10 @@ class Trainer:
         }
         torch.save(state, out / "state.tmp")
         (out / "state.tmp").replace(out / "state.pt")
-        export(self.average, out / "embedded_tool.safetensors", self.step, self.seconds)
+        facts = {"steps": str(self.step), "minutes": f"{self.seconds / 60:.1f}"}
+        if not self.config.single_pass:
+            facts["mirrors"] = "true"  # its proposals may look at the mirror image too
+        export(self.average, out / "embedded_tool.safetensors", facts)
 
     def resume(self) -> None:
         path = self.config.out / "state.pt"
@@ -262,15 +265,14 @@ class Trainer:
         torch.set_rng_state(state["torch"])
 
 
-def export(network: EmbeddedNetwork, path: Path, step: int, seconds: float) -> None:
+def export(network: EmbeddedNetwork, path: Path, facts: dict[str, str]) -> None:
     """Weights as half-precision safetensors; names and training facts in the metadata."""
     tensors = {
         k: v.half().contiguous() if v.is_floating_point() else v.contiguous()
         for k, v in network.state_dict().items()
         if not k.endswith("num_batches_tracked")
     }
-    facts = {"names": json.dumps(list(network.names)), "steps": str(step), "minutes": f"{seconds / 60:.1f}"}
-    save_file(tensors, str(path), metadata=facts)
+    save_file(tensors, str(path), metadata={"names": json.dumps(list(network.names)), **facts})
 
 
 @torch.inference_mode()
@@ -398,7 +400,7 @@ def main(config: Config) -> None:
             print("validation", json.dumps({k: round(v, 3) for k, v in report.items()}), flush=True)
             validated = trainer.seconds
     trainer.save()
-    report = validate(trainer.average, held, config.frame, 10_000)
+    report = validate(trainer.average, held, config.frame, config.validate_cases)
     print("validation", json.dumps({k: round(v, 3) for k, v in report.items()}), flush=True)
 
 

@@ -78,6 +78,42 @@ def test_a_mask_survives_the_way_into_the_frame_and_back(height, width, spacing)
     assert iou(frame.mask_of(frame.logits_of(mask), shown), mask) > 0.95
 
 
+@pytest.mark.parametrize(("height", "width"), [(90, 120), (256, 253), (120, 90), (64, 31)])
+def test_what_is_seen_in_the_mirror_comes_back_to_its_place(height, width):
+    mask = blob(height, width, height * 0.4, width * 0.3, min(height, width) / 4)
+    shown = Picture(np.repeat(mask[..., None] * np.uint8(200), 3, axis=2))
+    frame = Frame.of(shown)
+    mirrored = Picture(np.ascontiguousarray(shown.pixels[:, ::-1]))
+    assert np.array_equal(frame.image(shown, mirrored=True), frame.image(mirrored))
+    back = frame.unmirrored(frame.logits_of(mask[:, ::-1]))
+    assert iou(frame.mask_of(back, shown), mask) > 0.95
+    if frame.width % 2 == 0:
+        inside = np.s_[: (frame.height + 1) // 2, : frame.width // 2]
+        assert np.array_equal(back[inside], frame.logits_of(mask)[inside])
+
+
+def test_two_looks_make_proposals_that_follow_the_mirror(tool):
+    """Whatever the weights: the proposal of the mirrored picture is the proposal in the mirror."""
+    twice, once = (EmbeddedTool(tool.network, "same", mirrors=mirrors) for mirrors in (True, False))
+    assert twice.fingerprint() != once.fingerprint()
+    shown = picture(3, 100, 75)
+    mirrored = Picture(np.ascontiguousarray(shown.pixels[:, ::-1]))
+    differs = False
+    for name, there in (("liver", "liver"), ("left kidney", "right kidney"), ("polyp", "polyp")):
+        asked, swapped = ToolRequest(shown, instruction=name), ToolRequest(mirrored, instruction=there)
+        here, other = twice.propose([asked])[0], twice.propose([swapped])[0]
+        frame = Frame.of(shown)
+        inside = np.s_[: frame.height // 2, : (frame.width + 1) // 2]
+        assert np.abs(frame.unmirrored(other.low_res_logits) - here.low_res_logits)[inside].max() < 1e-4
+        assert here.score == pytest.approx(other.score, abs=1e-4)
+        looked_once = once.propose([asked])[0].low_res_logits
+        differs |= np.abs(looked_once - here.low_res_logits)[inside].max() > 0.1
+        clicked = ToolRequest(shown, (Click(0.4, 0.5, True),), instruction=name)
+        replies = (twice.predict([clicked])[0], once.predict([clicked])[0])
+        assert np.array_equal(replies[0].low_res_logits, replies[1].low_res_logits), "clicks look once"
+    assert differs
+
+
 def test_clicks_keep_their_place_in_the_frame():
     shown = picture(height=100, width=200)
     points = Frame.of(shown).clicks((Click(0.5, 0.5, True), Click(1.0, 1.0, False)))

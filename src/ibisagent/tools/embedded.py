@@ -2,7 +2,8 @@
 
 A picture is encoded once, at 256 pixels on its longest side in millimetres; a click or a name then
 costs one small decoder pass. Every pass holds one picture, so a reply never depends on what else
-is in the batch.
+is in the batch. A proposal, where no click says which of two likely places is meant, is the mean of
+two looks: at the picture and at its mirror image, in which a left organ is asked for as the right one.
 
 The score is the network's estimate of the mask's IoU, where two empty masks agree fully
 (METHOD section 6). So the score of an empty proposal is the probability that the target is absent.
@@ -27,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from ibisagent.errors import InputError
 from ibisagent.fingerprint import file_id
 from ibisagent.lanes import in_lanes
-from ibisagent.targets import canonical_target
+from ibisagent.targets import canonical_target, in_the_mirror
 from ibisagent.tools.cache import EmbeddingCache
 from ibisagent.tools.embedded_model import NO_MASK, OWN_LOGITS, START_MASK, EmbeddedNetwork, Features
 from ibisagent.types import Click, Logits, Mask, Picture, Prompt, ToolReply, ToolRequest
@@ -52,11 +53,12 @@ class Frame:
             return cls(max(1, round(SIDE / aspect)), SIDE)
         return cls(SIDE, max(1, round(SIDE * aspect)))
 
-    def image(self, picture: Picture) -> NDArray[np.float32]:
+    def image(self, picture: Picture, mirrored: bool = False) -> NDArray[np.float32]:
         """1 x 4 x SIDE x SIDE: RGB with mean 0 and about unit spread, and the valid plane."""
         shrinks = self.height < picture.height or self.width < picture.width
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small = cv2.resize(picture.pixels, (self.width, self.height), interpolation=how)
+        small = cv2.flip(small, 1) if mirrored else small
         image = np.zeros((1, 4, SIDE, SIDE), np.float32)
         level, spread = float(small.mean()), float(small.std()) + 8.0
         image[0, :3, : self.height, : self.width] = np.clip(
@@ -82,6 +84,12 @@ class Frame:
         inside = cv2.resize(full, (GRID, GRID), interpolation=cv2.INTER_AREA) > 127
         return np.where(inside, START_LOGIT, -START_LOGIT).astype(np.float32)
 
+    def unmirrored(self, logits: Logits) -> Logits:
+        """GRID x GRID logits of the mirrored frame, where the picture has them."""
+        flip = np.array([[-1, 0, self.width / 2 - 1], [0, 1, 0]])  # by half a cell where the width is odd
+        there = cv2.warpAffine(logits, flip, (GRID, GRID), borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(there, np.float32)
+
     def mask_of(self, logits: Logits, picture: Picture) -> Mask:
         """The mask in the picture frame: logits enlarged bilinearly, above 0."""
         full = cv2.resize(logits, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
@@ -96,14 +104,22 @@ class EmbeddedTool:
     prompts: frozenset[Prompt] = frozenset({"point", "mask", "text"})
 
     def __init__(
-        self, network: EmbeddedNetwork, weights_id: str, calibration: tuple[float, float] = (1.0, 0.0)
+        self,
+        network: EmbeddedNetwork,
+        weights_id: str,
+        calibration: tuple[float, float] = (1.0, 0.0),
+        mirrors: bool = False,
     ) -> None:
-        """`calibration`: scale and shift of the score's logit; `weights_id` goes into the fingerprint."""
+        """`calibration`: scale and shift of the score's logit; `weights_id` goes into the fingerprint.
+
+        `mirrors`: the network knows mirrored pictures, and proposals look twice.
+        """
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.names = network.names
         self._weights_id = weights_id
         self._calibration = calibration
+        self.mirrors = mirrors
         self._features: EmbeddingCache[Features] = EmbeddingCache(CACHE_BYTES)
 
     @classmethod
@@ -134,7 +150,7 @@ class EmbeddedTool:
                 "the embedded tool needs its weights", f"{path.name} ({error})", "reinstall the package"
             ) from error
         scale, shift = json.loads(facts.get("calibration", "[1.0, 0.0]"))
-        return cls(network, file_id(path), (float(scale), float(shift)))
+        return cls(network, file_id(path), (float(scale), float(shift)), facts.get("mirrors") == "true")
 
     def set_image(self, pictures: Sequence[Picture]) -> None:
         in_lanes(self._encode, {picture.content_id: picture for picture in pictures}.values())
@@ -156,48 +172,62 @@ class EmbeddedTool:
             "weights": self._weights_id,
             "side": SIDE,
             "score": [round(value, 4) for value in self._calibration],
+            "looks": 2 if self.mirrors else 1,
         }
 
     def _propose(self, request: ToolRequest) -> ToolReply:
-        if not request.instruction or canonical_target(request.instruction) not in self.names:
+        target = canonical_target(request.instruction) if request.instruction else None
+        if target not in self.names:
             return ToolReply()
-        return self._answer(ToolRequest(picture=request.picture, instruction=request.instruction))
+        bare = ToolRequest(picture=request.picture, instruction=request.instruction)
+        return self._answer(bare, looks_twice=self.mirrors)
 
     @torch.inference_mode()
-    def _encode(self, picture: Picture) -> Features:
-        features = self._features.get(picture.content_id)
+    def _encode(self, picture: Picture, mirrored: bool = False) -> Features:
+        key = f"{picture.content_id}{' mirrored' if mirrored else ''}"
+        features = self._features.get(key)
         if features is None:
-            image = torch.from_numpy(Frame.of(picture).image(picture))
+            image = torch.from_numpy(Frame.of(picture).image(picture, mirrored))
             features = self.network.encode(image.contiguous(memory_format=torch.channels_last))
             nbytes = sum(t.numel() * t.element_size() for t in features.tensors())
-            self._features.put(picture.content_id, features, nbytes)
+            self._features.put(key, features, nbytes)
         return features
 
-    @torch.inference_mode()
-    def _answer(self, request: ToolRequest) -> ToolReply:
+    def _answer(self, request: ToolRequest, looks_twice: bool = False) -> ToolReply:
         start = time.perf_counter()
         target = canonical_target(request.instruction) if request.instruction else None
         problem = self._problem(request, target)
         if problem is not None:
             return ToolReply(error=problem)
         frame = Frame.of(request.picture)
+        logits, quality = self._decode(request, frame, target)
+        if looks_twice and target is not None:
+            other, also = self._decode(request, frame, in_the_mirror(target), mirrored=True)
+            logits = np.mean([logits, frame.unmirrored(other)], axis=0, dtype=np.float32)
+            quality = (quality + also) / 2
+        scale, shift = self._calibration
+        return ToolReply(
+            mask=frame.mask_of(logits, request.picture),
+            score=float(torch.sigmoid(torch.tensor(quality * scale + shift))),
+            low_res_logits=logits,
+            seconds=time.perf_counter() - start,
+        )
+
+    @torch.inference_mode()
+    def _decode(
+        self, request: ToolRequest, frame: Frame, target: str | None, mirrored: bool = False
+    ) -> tuple[Logits, float]:
+        """GRID x GRID logits of the frame, and the logit of the score; a mirrored frame takes no prompts."""
         previous, kind = self._previous(request, frame)
         name = self.names.index(target) if target in self.names else self.network.no_name
         logits, quality = self.network.decode(
-            self._encode(request.picture),
+            self._encode(request.picture, mirrored),
             torch.from_numpy(frame.clicks(request.clicks)),
             torch.from_numpy(previous)[None, None],
             torch.tensor([kind]),
             torch.tensor([name]),
         )
-        grid = np.ascontiguousarray(logits[0, 0].numpy())
-        scale, shift = self._calibration
-        return ToolReply(
-            mask=frame.mask_of(grid, request.picture),
-            score=float(torch.sigmoid(quality[0] * scale + shift)),
-            low_res_logits=grid,
-            seconds=time.perf_counter() - start,
-        )
+        return np.ascontiguousarray(logits[0, 0].numpy()), float(quality[0])
 
     def _problem(self, request: ToolRequest, target: str | None) -> str | None:
         """Why a request cannot be answered, as one sentence; None where it can."""
