@@ -2,8 +2,9 @@
 
 A picture is encoded once, at 256 pixels on its longest side in millimetres; a click or a name then
 costs one small decoder pass. Every pass holds one picture, so a reply never depends on what else
-is in the batch. A proposal, where no click says which of two likely places is meant, is the mean of
-two looks: at the picture and at its mirror image, in which a left organ is asked for as the right one.
+is in the batch. A proposal, where no click says which of two likely places is meant, is a mean of two
+looks, at the picture and at its mirror image (in which a left organ is asked for as the right one): the
+surer one counts more. So files that were exported without regard to sides are read as well as others.
 
 The score is the network's estimate of the mask's IoU, where two empty masks agree fully
 (METHOD section 6). So the score of an empty proposal is the probability that the target is absent.
@@ -37,6 +38,7 @@ SIDE = 256  # of the frame, see embedded_model.py
 GRID = SIDE // 2  # of low_res_logits
 START_LOGIT = 4.0  # a starting mask's logits are +-4, as in training
 CACHE_BYTES = 256 << 20
+_SHARPNESS = 2.0  # of the weights of two looks: odds of their scores to this power, chosen on validation
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,9 @@ class EmbeddedTool:
         logits, quality = self._decode(request, frame, target)
         if looks_twice and target is not None:
             other, also = self._decode(request, frame, in_the_mirror(target), mirrored=True)
-            logits = np.mean([logits, frame.unmirrored(other)], axis=0, dtype=np.float32)
-            quality = (quality + also) / 2
+            share = np.float32(1 / (1 + np.exp(_SHARPNESS * (also - quality))))
+            logits = share * logits + (1 - share) * frame.unmirrored(other)
+            quality = float(share * quality + (1 - share) * also)
         scale, shift = self._calibration
         return ToolReply(
             mask=frame.mask_of(logits, request.picture),
