@@ -119,6 +119,8 @@ def main(config: Config) -> None:
         subprocess.run(
             [sys.executable, THOUGHTS, folder, "--json", file], check=False, stdout=subprocess.DEVNULL
         )
+        if not file.exists():
+            raise SystemExit(f"{config.weights} writes no thoughts; train it for longer")
         rows = json.loads(file.read_text())["thoughts"]["kinds"]
         for kind, name in kinds.items():
             agree = rows[name]["strict"]["value"]

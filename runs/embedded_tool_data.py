@@ -232,13 +232,12 @@ class Augmenter:
 
     # --- targets ---
 
-    def _paste_blob(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A lesion that nobody drew: a smooth shape of another brightness or texture."""
+    def _blob(self, height: int, width: int, least: float) -> NDArray[np.uint8]:
+        """A smooth shape with a radius of `least` to 0.22 of the longer side."""
         rng = self.rng
-        height, width = pixels.shape[:2]
         count = int(rng.integers(8, 20))
         angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-        radius = np.exp(rng.uniform(np.log(0.02), np.log(0.22))) * max(height, width)
+        radius = np.exp(rng.uniform(np.log(least), np.log(0.22))) * max(height, width)
         radii = radius * np.clip(1 + 0.25 * rng.standard_normal(count), 0.4, 1.8)
         squash, turn = rng.uniform(0.45, 1.0), rng.uniform(0, np.pi)
         x, y = radii * np.cos(angles), radii * np.sin(angles) * squash
@@ -249,7 +248,13 @@ class Augmenter:
         mask = np.zeros((height, width), np.uint8)
         cv2.fillPoly(mask, [points.round().astype(np.int32)], 255)
         soft = cv2.GaussianBlur(mask, (0, 0), max(1.0, radius * 0.15))
-        mask = np.where(soft > 127, 255, 0).astype(np.uint8)
+        return np.where(soft > 127, 255, 0).astype(np.uint8)
+
+    def _paste_blob(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A lesion that nobody drew: a smooth shape of another brightness or texture."""
+        rng = self.rng
+        height, width = pixels.shape[:2]
+        mask = self._blob(height, width, 0.02)
         alpha = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.5, 2.5))).astype(np.float32) / 255
         alpha *= rng.uniform(0.4, 1.0)
         flat = pixels.astype(np.float32)
@@ -308,15 +313,17 @@ class Augmenter:
             )
             name = int(rng.choice(known, p=weights / weights.sum()))
             return Row(masks.get(name, empty), name, True, None, 0)
-        if draw < 0.20 or not seen:
+        if draw < 0.26 or not seen:
             truth = empty
             for _ in range(4):
                 kind = rng.random()
                 if generic and kind < 0.6:
                     truth = generic[0]
-                elif seen and kind < 0.75:
+                elif kind < 0.35:  # what only the clicks tell: teaches to follow them where nothing is seen
+                    truth = self._shrink(self._blob(*grey.shape, 0.06))
+                elif seen and kind < 0.8:
                     truth = self._component(masks[int(rng.choice(seen))])
-                elif len(seen) > 1 and kind < 0.82:
+                elif len(seen) > 1 and kind < 0.86:
                     a, b = rng.choice(seen, 2, replace=False)
                     truth = np.maximum(masks[int(a)], masks[int(b)])
                 else:
