@@ -147,6 +147,7 @@ class Recipe:
             ("none", (*pair, "--start", "none")),
             ("shift", (*pair, "--perturb", "shift")),
             ("shift-none", (*pair, "--perturb", "shift", "--start", "none")),
+            ("mirror", (*pair, "--perturb", "mirror")),
         ):
             data = self.config.data
             ibisagent("evaluate", data, "--split", "test", "--out", self.out / name, *options, *self.few)

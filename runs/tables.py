@@ -18,6 +18,7 @@ PAIR = {
     "none": "agent from the bare picture",
     "shift": "agent, shifted pictures",
     "shift-none": "agent, shifted, from the bare picture",
+    "mirror": "agent, mirrored pictures",
 }  # folders of evaluations and their rows
 CLICKS = {
     "clicks": "embedded",

@@ -1,5 +1,6 @@
 """The packaged tool: frames, prompts, errors, equal runs, and what it does on real pictures."""
 
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -111,6 +112,8 @@ def test_two_looks_make_proposals_that_follow_the_mirror(tool):
         clicked = ToolRequest(shown, (Click(0.4, 0.5, True),), instruction=name)
         replies = (twice.predict([clicked])[0], once.predict([clicked])[0])
         assert np.array_equal(replies[0].low_res_logits, replies[1].low_res_logits), "clicks look once"
+        known = ToolRequest(replace(shown, laterality="known"), instruction=name)
+        assert np.array_equal(twice.propose([known])[0].low_res_logits, looked_once), "sides are stated"
     assert differs
 
 

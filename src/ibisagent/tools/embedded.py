@@ -2,9 +2,11 @@
 
 A picture is encoded once, at 256 pixels on its longest side in millimetres; a click or a name then
 costs one small decoder pass. Every pass holds one picture, so a reply never depends on what else
-is in the batch. A proposal, where no click says which of two likely places is meant, is a mean of two
-looks, at the picture and at its mirror image (in which a left organ is asked for as the right one): the
-surer one counts more. So files that were exported without regard to sides are read as well as others.
+is in the batch.
+
+Where the file does not say which side of the patient is shown where, it may have been exported without
+regard to sides. So a proposal is then a mean of two looks, at the picture and at its mirror image (in
+which a left organ is asked for as the right one); the surer one counts more.
 
 The score is the network's estimate of the mask's IoU, where two empty masks agree fully
 (METHOD section 6). So the score of an empty proposal is the probability that the target is absent.
@@ -182,7 +184,8 @@ class EmbeddedTool:
         if target not in self.names:
             return ToolReply()
         bare = ToolRequest(picture=request.picture, instruction=request.instruction)
-        return self._answer(bare, looks_twice=self.mirrors)
+        twice = self.mirrors and request.picture.laterality == "assumed"
+        return self._answer(bare, looks_twice=twice)
 
     @torch.inference_mode()
     def _encode(self, picture: Picture, mirrored: bool = False) -> Features:
