@@ -5,8 +5,8 @@ costs one small decoder pass. Every pass holds one picture, so a reply never dep
 is in the batch.
 
 Where the file does not say which side of the patient is shown where, it may have been exported without
-regard to sides. So a proposal is then a mean of two looks, at the picture and at its mirror image (in
-which a left organ is asked for as the right one); the surer one counts more.
+regard to sides. Weights that were trained in the mirror propose then a mean of two looks, at the picture
+and at its mirror image (in which a left organ is asked for as the right one); the surer one counts more.
 
 The score is the network's estimate of the mask's IoU, where two empty masks agree fully
 (METHOD section 6). So the score of an empty proposal is the probability that the target is absent.
@@ -176,7 +176,7 @@ class EmbeddedTool:
             "weights": self._weights_id,
             "side": SIDE,
             "score": [round(value, 4) for value in self._calibration],
-            "looks": 2 if self.mirrors else 1,
+            **({"looks": 2} if self.mirrors else {}),
         }
 
     def _propose(self, request: ToolRequest) -> ToolReply:
