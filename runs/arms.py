@@ -69,6 +69,11 @@ class Arm:
     trajectories: Path | None = None  # `train sft` on these instead of `train rl`
 
 
+def option(name: str, value: object) -> tuple[object, ...]:
+    """An option of a command line; nothing where its value is None."""
+    return () if value is None else (name, value)
+
+
 def ibisagent(*arguments: object) -> None:
     """Run a command of ours; a failure ends the experiment, and the next call continues it."""
     command = [sys.executable, "-m", "ibisagent.cli", *map(str, arguments)]
@@ -99,10 +104,10 @@ def _arm(experiment: Experiment, arm: Arm, seed: int) -> Path:
         kind = policy.partition(":")[0]
         policy = f"{kind}:{folder / 'policy'}"
     measured = folder / f"evaluation-{experiment.split}"
-    few = () if experiment.per_set is None else ("--per-set", experiment.per_set)
     ibisagent(
         "evaluate", experiment.data, "--split", experiment.split, "--out", measured, "--policy", policy,
-        "--tool", experiment.tool, "--start", experiment.start, *arm.evaluate, *few,
+        "--tool", experiment.tool, "--start", experiment.start, *arm.evaluate,
+        *option("--per-set", experiment.per_set),
     )  # fmt: skip
     return measured
 

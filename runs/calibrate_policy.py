@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from arms import ibisagent
+from arms import ibisagent, option
 
 from ibisagent.evaluation.cases import plan, samples
 from ibisagent.policies.embedded import WEIGHTS, Calibration, EmbeddedPolicy
@@ -70,10 +70,9 @@ def evaluated(config: Config, name: str, calibration: Calibration) -> Path:
     policy.calibrate(calibration)
     policy.save(weights)
     folder = config.out / name
-    few = () if config.per_set is None else ("--per-set", config.per_set)
     ibisagent(
         "evaluate", config.data, "--split", "val", "--out", folder, "--tool", config.tool,
-        "--policy", f"embedded:{weights}", *few,
+        "--policy", f"embedded:{weights}", *option("--per-set", config.per_set),
     )  # fmt: skip
     return folder
 

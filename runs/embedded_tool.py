@@ -32,12 +32,13 @@ from embedded_tool_data import (
     error_click,
     load_corpus,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from ibisagent.datasets.biomedparse import data_root
 from ibisagent.targets import TARGETS
+from ibisagent.tools.embedded import EmbeddedTool
 from ibisagent.tools.embedded_model import NO_MASK, OWN_LOGITS, START_MASK, EmbeddedNetwork
 
 
@@ -162,7 +163,7 @@ class Trainer:
         self.rng = np.random.default_rng(config.seed)
         self.network = EmbeddedNetwork(TARGETS).to(memory_format=torch.channels_last)
         if config.begin is not None:
-            self.network.load_state_dict(load_file(config.begin), strict=False)  # half is widened
+            self.network.load_state_dict(EmbeddedTool.load(config.begin).network.state_dict())
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         weights = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tables
 import tyro
-from arms import ibisagent
+from arms import ibisagent, option
 
 HERE = Path(__file__).parent
 # glibc would give memory back and fault it in again at every step: 1.4x slower
@@ -28,7 +28,7 @@ MEMORY = {
     "MALLOC_TOP_PAD_": "500000000",
     "THP_MEM_ALLOC_ENABLE": "1",
 }
-SHORTER = ("HyperKvasir", "Sunnybrook")  # the sets that one tool is never shown
+UNSEEN = ("HyperKvasir", "Sunnybrook")  # the sets that one tool is never shown
 ADRENALS = ("left adrenal gland", "right adrenal gland")  # too small in these pictures to be denied
 
 
@@ -81,9 +81,8 @@ class Recipe:
         self.rival = self.out / "rival/embedded_tool.safetensors"
         self.raw = self.out / "policy/policy.safetensors"
         self.policy = self.out / "calibration/embedded_policy.safetensors"
-        few = () if config.per_set is None else ("--per-set", config.per_set)
-        self.evaluated = ("--data", config.data, "--tool", f"embedded:{self.tool}", *few)
-        self.few = few
+        self.few = option("--per-set", config.per_set)
+        self.evaluated = ("--data", config.data, "--tool", f"embedded:{self.tool}", *self.few)
 
     def train(self) -> None:
         """The pair; what is calibrated exists only when its training is done."""
@@ -99,7 +98,7 @@ class Recipe:
             )  # fmt: skip
             calibrated = ("--weights", self.raw, "--out", self.policy.parent)
             run("runs/calibrate_policy.py", *self.evaluated, *calibrated)
-        self._tool(self.without.parent, (config.without_minutes,), "--without", *SHORTER)
+        self._tool(self.without.parent, (config.without_minutes,), "--without", *UNSEEN)
         self._tool(self.rival.parent, config.rival_minutes, "--single-pass")
 
     @staticmethod
@@ -111,10 +110,10 @@ class Recipe:
     def reinforce(self) -> tuple[object, ...]:
         """A cold policy taught by trajectories, then by GRPO; the ablations. Returns what runs/rl.py got."""
         config, sft = self.config, self.out / "sft"
-        few = () if config.limit is None else ("--limit", config.limit)
         run(
             "runs/sft.py", "--data", config.data, "--tool", f"embedded:{self.tool}", "--out", sft,
-            "--policy", self.raw, "--steps", config.sft_steps, *few,
+            "--policy", self.raw, "--steps", config.sft_steps,
+            *option("--limit", config.limit),
         )  # fmt: skip
         taught = (*self.evaluated, "--policy", f"embedded:{sft / 'run/policy'}")
         compared = (

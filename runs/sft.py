@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from arms import ibisagent
+from arms import ibisagent, option
 
 from ibisagent.policies.embedded import EmbeddedPolicy
 from ibisagent.policies.embedded_model import EmbeddedPolicyNetwork
@@ -56,11 +56,11 @@ def without_words(policy: EmbeddedPolicy) -> EmbeddedPolicy:
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    few = () if config.limit is None else ("--limit", config.limit)
     for name, seed in (("trajectories", 1), ("further", 2)):
         ibisagent(
             "synthesize", config.data, "--out", config.out / name, "--tool", config.tool,
-            "--workers", config.workers, "--repeats", config.repeats, "--seed", seed, *few,
+            "--workers", config.workers, "--repeats", config.repeats, "--seed", seed,
+            *option("--limit", config.limit),
         )  # fmt: skip
     cold = config.out / "cold/embedded_policy.safetensors"
     if not cold.exists():

@@ -1,7 +1,8 @@
 """The card's tables as Markdown, from what runs/reproduce.py has measured.
 
 Every value is read from the files of `ibisagent evaluate`, `ibisagent compare`, `ibisagent tool-swap`,
-benchmarks/tool_clicks.py and benchmarks/thoughts.py; nothing is computed here.
+benchmarks/tool_clicks.py and benchmarks/thoughts.py; computed here is only the mean over sets of the
+first clicks.
 """
 
 from __future__ import annotations
