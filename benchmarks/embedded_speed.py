@@ -82,7 +82,7 @@ def measure_tool(cases: list[Sample], seconds: dict[str, list[float]]) -> None:
         seconds.setdefault(name, []) for name in ("encoding a picture", "a proposal besides", "a click")
     )
     for case in cases:
-        tool = EmbeddedTool(loaded.network, "same", mirrors=loaded.mirrors)
+        tool = EmbeddedTool(loaded.network, "same")
         timed(lambda t=tool, c=case: t.set_image([c.picture]), encoding)
         asked = ToolRequest(case.picture, instruction=case.instruction)
         timed(lambda t=tool, r=asked: t.propose([r]), proposing)

@@ -85,7 +85,7 @@ def presences(config: Config) -> dict[str, list[float]]:
     for task in planned.tasks:
         for sample in samples(task, planned.options):
             image = view_image(sample.picture, None, policy.view)
-            seen = policy.see(image, TARGETS.index(sample.target or ""))
+            seen = policy.see(image, TARGETS.index(sample.target or ""), sample.picture.laterality)
             there = sample.truth is not None and bool(sample.truth.any())
             kind = "present" if there else task.absence(sample.target)
             found[kind].append(float(seen.present[0]))

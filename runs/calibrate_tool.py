@@ -85,7 +85,7 @@ def fit(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 def main(config: Config) -> None:
     torch.set_num_threads(1)
     tool = EmbeddedTool.load(config.weights)
-    tool = EmbeddedTool(tool.network, "uncalibrated", mirrors=tool.mirrors)
+    tool = EmbeddedTool(tool.network, "uncalibrated")
     root, pairs = data_root(), []
     for dataset in list_datasets(root):
         held = [r for r in read_index(root, dataset, "train") if split_of(r.patient) == "val"]

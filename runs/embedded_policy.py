@@ -68,7 +68,7 @@ class Config:
 class Batch:
     """Tensors of B states."""
 
-    image: Tensor  # B x 4 x 256 x 256
+    image: Tensor  # B x 5 x 256 x 256
     target: Tensor  # B
     tokens: Tensor  # B x T, 0 pads
     cells: Tensor  # B x 4096, sums to 1 or 0
@@ -89,7 +89,9 @@ def to_grid(mask: Mask | None) -> np.ndarray:
 def collate(states: list[State], words: Words, rng: np.random.Generator) -> Batch:
     """States to tensors, with their lessons."""
     count = len(states)
-    image = np.stack([to_square(paint(state.pixels, state.mask)) for state in states])
+    image = np.stack(
+        [to_square(paint(state.picture.pixels, state.mask), state.picture.laterality) for state in states]
+    )
     cells = np.zeros((count, GRID * GRID), np.float32)
     names = np.zeros((count, len(TARGETS), GRID, GRID), np.float32)
     known = np.zeros((count, len(TARGETS)), np.float32)
@@ -97,7 +99,7 @@ def collate(states: list[State], words: Words, rng: np.random.Generator) -> Batc
     texts = []
     for row, state in enumerate(states):
         text, where = lesson(state, rng)
-        ids = words.encode(text, *state.pixels.shape[:2])
+        ids = words.encode(text, state.picture.height, state.picture.width)
         texts.append([POINT_ENTRY if i >= len(words.entries) else i for i in ids])
         if where is not None:
             cells[row] = where.ravel()
@@ -197,7 +199,7 @@ def evaluate(
         plain = draw(case, rng, None, strength=0.0)
         for target, truth in plain.masks.items():
             score = tally[case.dataset]
-            action = _act(policy, State(case, plain.pixels, plain.masks, plain.absent, target, None))
+            action = _act(policy, State(case, plain.picture, plain.masks, plain.absent, target, None))
             score["inside"].append(float(isinstance(action, Click) and _hits(action, truth)))
         for _ in range(2):
             state = draw(case, rng, propose, strength=0.0)
@@ -234,7 +236,7 @@ def _act(policy: EmbeddedPolicy, state: State) -> object:
     observation = Observation(
         sample_id="",
         instruction=f"Find the {state.target} in this image.",
-        image=paint(state.pixels, state.mask),
+        image=paint(state.picture.pixels, state.mask),
         messages=(),
         mask=state.mask,
         clicks=(),
@@ -242,6 +244,7 @@ def _act(policy: EmbeddedPolicy, state: State) -> object:
         turn=1,
         attempt=0,
         seed=0,
+        laterality=state.picture.laterality,
     )
     return parse(policy.act([observation])[0].text, policy.verbs).action
 

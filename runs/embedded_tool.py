@@ -249,8 +249,6 @@ class Trainer:
         torch.save(state, out / "state.tmp")
         (out / "state.tmp").replace(out / "state.pt")
         facts = {"steps": str(self.step), "minutes": f"{self.seconds / 60:.1f}"}
-        if not self.config.single_pass:
-            facts["mirrors"] = "true"  # its proposals may look at the mirror image too
         export(self.average, out / "embedded_tool.safetensors", facts)
 
     def resume(self) -> None:

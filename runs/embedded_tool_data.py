@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +10,8 @@ import numpy as np
 from absence import elsewhere
 from compositions import COMPOSED, Grey, compose
 from numpy.typing import NDArray
-from symmetry import TURNED, mirror_share
+from symmetry import TURNED, known_share, mirror_share
+from tissues import RETONED, RETONED_SHARE, retone
 
 from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
 from ibisagent.targets import TARGETS, in_the_mirror
@@ -54,7 +55,7 @@ class Row:
 class Example:
     """One augmented picture with its rows."""
 
-    image: NDArray[np.float32]  # 4 x F x F
+    image: NDArray[np.float32]  # 5 x F x F
     semantic: NDArray[np.uint8]  # names x G/2 x G/2 coverage
     known: NDArray[np.float32]  # names: 1 where presence and mask are known
     valid: NDArray[np.float32]  # GxG
@@ -99,8 +100,12 @@ class Augmenter:
         plain = rng.random() < 0.3
         if not plain and item.dataset in self.donors:
             item = self._composed(item)
-        if not plain and rng.random() < mirror_share(item.dataset):
-            item = self._mirrored(item)
+        if not plain and item.dataset in RETONED and rng.random() < RETONED_SHARE:
+            organs = {TARGETS[name]: mask for name, mask in item.masks.items()}
+            item = replace(item, pixels=retone(item.pixels, organs, rng))
+        mirrored = not plain and rng.random() < mirror_share(item.dataset)
+        item = self._mirrored(item) if mirrored else item
+        sided = rng.random() < known_share(item.dataset, mirrored)
         matrix, height, width = self._geometry(item, plain)
         flags = cv2.INTER_LINEAR
         pixels = cv2.warpAffine(item.pixels, matrix, (width, height), flags=flags, borderValue=0)
@@ -114,11 +119,12 @@ class Augmenter:
             generic.append(self._shrink(blob))
         grey = pixels if pixels.ndim == 2 else pixels.mean(axis=2).astype(np.uint8)
         shown = pixels if plain else self._look(pixels)
-        image = np.zeros((4, frame, frame), np.float32)
+        image = np.zeros((5, frame, frame), np.float32)
         colours = shown if shown.ndim == 3 else shown[..., None]
         low, spread = float(shown.mean()), float(shown.std()) + 8.0
         image[:3, :height, :width] = np.clip((colours.transpose(2, 0, 1) - low) / spread, -4, 4)
         image[3, :height, :width] = 1
+        image[4, :height, :width] = sided
         valid = np.zeros((grid, grid), np.float32)
         valid[: (height + 1) // 2, : (width + 1) // 2] = 1
         semantic = np.zeros((len(TARGETS), grid // 2, grid // 2), np.uint8)
@@ -211,6 +217,10 @@ class Augmenter:
             field = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
             field = field if pixels.ndim == 2 else field[..., None]
             pixels = np.clip(pixels * field, 0, 255).astype(np.uint8)
+        if pixels.ndim == 2 and rng.random() < 0.1:  # in colour, as stains, endoscopes and Doppler are
+            powers = np.exp(rng.normal(0, 0.5, 3)) * np.exp(rng.normal(0, 0.3))
+            curves = [(255 * levels**power).astype(np.uint8) for power in powers]
+            pixels = np.stack([cv2.LUT(pixels, curve) for curve in curves], axis=2)
         if pixels.ndim == 3:
             if rng.random() < 0.6:
                 gains = rng.uniform(0.75, 1.25, 3)

@@ -8,14 +8,15 @@ sees the current picture only) and boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from absence import elsewhere
 from compositions import COMPOSED, compose
-from symmetry import TURNED, mirror_share
+from symmetry import TURNED, known_share, mirror_share
+from tissues import RETONED, RETONED_SHARE, retone
 
 from ibisagent.actions import click_at, format_text
 from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, read_picture, split_of
@@ -23,7 +24,7 @@ from ibisagent.masks import error_regions, iou
 from ibisagent.policies.embedded_words import CELL, GRID, SIDE
 from ibisagent.synthesis.reasoning import answer, facts, thought
 from ibisagent.targets import TARGETS, in_the_mirror
-from ibisagent.types import Action, Mask, Pixels, Terminate, Undo
+from ibisagent.types import Action, Mask, Picture, Pixels, Terminate, Undo
 
 # How often a set is drawn: the hard ones more often than their share of pictures.
 WEIGHTS = {
@@ -56,7 +57,7 @@ class State:
     """One augmented picture, one target, one mask; frames are the view's (longest side 256)."""
 
     case: Case
-    pixels: Pixels  # h x w x 3, not painted
+    picture: Picture  # h x w, not painted
     masks: dict[str, Mask]  # those with enough left in the view
     absent: frozenset[str]
     target: str
@@ -65,8 +66,7 @@ class State:
     @property
     def truth(self) -> Mask:
         """The target's true mask, all False where it is absent."""
-        height, width = self.pixels.shape[:2]
-        return self.masks.get(self.target, np.zeros((height, width), bool))
+        return self.masks.get(self.target, np.zeros((self.picture.height, self.picture.width), bool))
 
 
 def load(root: Path, part: str) -> list[Case]:
@@ -94,6 +94,13 @@ def composed(case: Case, donors: Sequence[Case], rng: np.random.Generator) -> Ca
     masks = {name: mask > 0} if mask.any() else {}
     absent = case.absent if masks else frozenset({name})
     return Case(case.dataset, np.repeat(pixels[..., None], 3, axis=2), masks, absent)
+
+
+def retoned(case: Case, rng: np.random.Generator) -> Case:
+    """A case of a set in RETONED with organs of other brightness."""
+    organs = {name: mask.astype(np.uint8) * 255 for name, mask in case.masks.items()}
+    pixels = retone(np.ascontiguousarray(case.pixels[..., 0]), organs, rng)
+    return replace(case, pixels=np.repeat(pixels[..., None], 3, axis=2))
 
 
 def mirrored(case: Case) -> Case:
@@ -303,16 +310,19 @@ def phantom(shape: tuple[int, int], others: list[Mask], truth: Mask, rng: np.ran
     return mask
 
 
-Propose = Callable[[Pixels, str, Mask, np.random.Generator], Mask | None]
+Propose = Callable[[Picture, str, Mask, np.random.Generator], Mask | None]
 
 
 def draw(case: Case, rng: np.random.Generator, propose: Propose | None, strength: float = 1.0) -> State:
     """One state of a case; `propose` gives masks of the real tool where there is one."""
-    if strength and rng.random() < mirror_share(case.dataset):
-        case = mirrored(case)
+    if strength and case.dataset in RETONED and rng.random() < RETONED_SHARE:
+        case = retoned(case, rng)
+    flipped = strength > 0 and rng.random() < mirror_share(case.dataset)
+    case = mirrored(case) if flipped else case
+    known = strength > 0 and rng.random() < known_share(case.dataset, flipped)
     pixels, masks, lost = augment(case, rng, strength)
     absent = frozenset((set(case.absent) | lost) - set(masks))
-    shape = pixels.shape[:2]
+    picture, shape = Picture(pixels, laterality="known" if known else "assumed"), pixels.shape[:2]
     ask_absent = bool(absent) and (rng.random() < 0.14 or not masks)
     if ask_absent:
         own = sorted(absent - elsewhere(case.dataset))  # confusable ones first
@@ -327,7 +337,7 @@ def draw(case: Case, rng: np.random.Generator, propose: Propose | None, strength
     if kind < 0.34:
         mask = None
     elif propose is not None and kind < 0.72:
-        mask = propose(pixels, target, truth, rng)
+        mask = propose(picture, target, truth, rng)
     elif not truth.any() or kind > 0.93:
         mask = phantom(shape, others, truth, rng)
     elif kind > 0.83:
@@ -336,7 +346,7 @@ def draw(case: Case, rng: np.random.Generator, propose: Propose | None, strength
         mask = corrupt(truth, others, rng)
     if mask is not None and not mask.any():
         mask = None
-    return State(case, pixels, masks, absent, target, mask)
+    return State(case, picture, masks, absent, target, mask)
 
 
 # --- what to do about it ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from policy_data import decide
 
 from ibisagent.actions import click_at
 from ibisagent.tools.embedded import EmbeddedTool
-from ibisagent.types import Click, Mask, Picture, Pixels, ToolReply, ToolRequest
+from ibisagent.types import Click, Mask, Picture, ToolReply, ToolRequest
 
 
 class ToolMasks:
@@ -18,8 +18,7 @@ class ToolMasks:
     def __init__(self, weights: Path) -> None:
         self._tool = EmbeddedTool.load(weights)
 
-    def __call__(self, pixels: Pixels, target: str, truth: Mask, rng: np.random.Generator) -> Mask | None:
-        picture = Picture(pixels)
+    def __call__(self, picture: Picture, target: str, truth: Mask, rng: np.random.Generator) -> Mask | None:
         instruction: str | None = f"Find the {target} in this image."
         clicks: tuple[Click, ...] = ()
         reply: ToolReply | None = None

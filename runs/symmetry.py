@@ -1,4 +1,4 @@
-"""Which sets training turns and mirrors."""
+"""Which sets training turns and mirrors, and which pictures say their sides."""
 
 TURNED = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # pictures without an up and down
 # Trunks have their sides; but many files are exported without regard to them, so these are mirrored too.
@@ -8,3 +8,8 @@ _SIDED_SETS = frozenset({"BTCV", "Sunnybrook"})
 def mirror_share(dataset: str) -> float:
     """How much of a set is shown mirrored."""
     return 0.35 if dataset in _SIDED_SETS else 0.5
+
+
+def known_share(dataset: str, mirrored: bool) -> float:
+    """How much of a set's pictures comes with known sides; a trunk in the mirror never does."""
+    return 0.0 if mirrored and dataset in _SIDED_SETS else 0.25

@@ -206,7 +206,10 @@ def test_the_observation_shows_the_painted_picture_and_nothing_of_the_truth(samp
     assert np.array_equal(second.image, render.paint(sample.picture.pixels, env.state.mask))
     assert second.clicks == (Click(0.3906, 0.4167, True),) and second.turn == 2
     assert [message.role for message in second.messages] == ["system", "user"]
-    assert second.seed == seed_for(0, "two-discs", 0, 2, 0)
+    assert second.seed == seed_for(0, "two-discs", 0, 2, 0) and second.laterality == "assumed"
+    sided = Environment(replace(sample, picture=replace(sample.picture, laterality="known")), UNDO, View())
+    sided.begin()
+    assert sided.observe().laterality == "known"
     assert not any(value is sample.truth for value in vars(second).values())
 
 

@@ -168,6 +168,7 @@ class Environment:
             turn=number,
             attempt=attempt,
             seed=seed_for(run_seed, sample_id, self.rollout, number, attempt),
+            laterality=self.sample.picture.laterality,
         )
 
     def _open_turn(self) -> Pixels:

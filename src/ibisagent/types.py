@@ -24,6 +24,8 @@ Mask: TypeAlias = NDArray[np.bool_]  # HxW, picture frame
 Pixels: TypeAlias = NDArray[np.uint8]  # HxWx3, RGB in [0, 255]
 Logits: TypeAlias = NDArray[np.float32]  # hxw, the tool's own low-resolution grid
 
+Laterality: TypeAlias = Literal["known", "assumed"]  # is image left the patient's right?
+
 MAX_SIDE = 8192  # pixels a side of any picture (METHOD section 2)
 
 
@@ -36,7 +38,7 @@ class Picture:
 
     pixels: Pixels  # HxWx3 uint8 RGB, picture frame, already windowed
     spacing: tuple[float, float] | None = None  # mm between rows, mm between columns
-    laterality: Literal["known", "assumed"] = "assumed"  # is image left the patient's right?
+    laterality: Laterality = "assumed"
     assumptions: tuple[str, ...] = ()  # what was assumed while reading, one sentence each
     modality: str | None = None  # such as "CT", where the file says so
 
@@ -56,7 +58,7 @@ class Picture:
 
     @cached_property
     def content_id(self) -> str:
-        """SHA-256 over shape and pixels: the key of every embedding cache."""
+        """SHA-256 over shape and pixels; part of the key of every embedding cache."""
         digest = hashlib.sha256(repr(self.pixels.shape).encode())
         digest.update(np.ascontiguousarray(self.pixels).tobytes())
         return digest.hexdigest()
@@ -216,6 +218,7 @@ class Observation:
     turn: int  # from 1
     attempt: int  # from 0; > 0 after a parse failure
     seed: int  # keyed by (run seed, sample id, rollout, turn, attempt)
+    laterality: Laterality = "assumed"  # the picture's
 
 
 @dataclass(frozen=True)

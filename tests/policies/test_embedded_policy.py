@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydicom.examples import get_path
 from safetensors.torch import save_file
 
 from ibisagent.actions import parse
 from ibisagent.errors import InputError
-from ibisagent.policies.embedded import FORMAT, Calibration, EmbeddedPolicy
+from ibisagent.images import load_picture
+from ibisagent.policies.embedded import FORMAT, Calibration, EmbeddedPolicy, looks_of
 from ibisagent.policies.embedded_model import (
     LONGEST,
     MAPS,
@@ -21,10 +23,10 @@ from ibisagent.policies.embedded_model import (
     to_square,
 )
 from ibisagent.policies.embedded_words import GRID, SIDE, Words
-from ibisagent.render import paint
+from ibisagent.render import paint, view_image
 from ibisagent.synthesis.reasoning import VERDICTS
 from ibisagent.targets import TARGETS
-from ibisagent.types import BASE_VERBS, Observation, Policy, Verb
+from ibisagent.types import BASE_VERBS, Observation, Policy, Verb, View
 
 WORDS = Words.build()
 
@@ -62,18 +64,20 @@ def test_it_is_a_policy(network: EmbeddedPolicyNetwork) -> None:
 
 def test_the_square_holds_the_image_at_its_top_left() -> None:
     image = np.random.default_rng(0).integers(0, 255, (100, 256, 3), dtype=np.uint8)
-    square = to_square(image)
-    assert square.shape == (4, 256, 256)
+    square = to_square(image, "assumed")
+    assert square.shape == (5, 256, 256)
     assert square.dtype == np.float32
     assert (square[3, :100] == 1).all()
     assert (square[:, 100:] == 0).all()
+    assert (square[4] == 0).all()
+    assert (to_square(image, "known")[4] == square[3]).all()
     values = image.astype(np.float32)
     expected = (values - values.mean()) / (values.std() + 8)
     np.testing.assert_allclose(square[:3, :100].transpose(1, 2, 0), expected, atol=1e-5)
 
 
 def test_step_by_step_writing_equals_teacher_forcing(network: EmbeddedPolicyNetwork) -> None:
-    image = torch.from_numpy(np.stack([to_square(look(n).image) for n in (0, 1)]))
+    image = torch.from_numpy(np.stack([to_square(look(n).image, "assumed") for n in (0, 1)]))
     target = torch.tensor([3, 13])
     tokens = torch.randint(2, len(WORDS.entries), (2, 12))
     with torch.inference_mode():
@@ -170,11 +174,19 @@ def test_presence_decides_about_absent_targets(network: EmbeddedPolicyNetwork) -
 
 def test_statements_without_enough_probability_are_left_out() -> None:
     kinds = WORDS.statements()
+    image = view_image(load_picture(get_path("overlay")), None, View(max_side=SIDE))
+    spot = np.zeros(image.shape[:2], bool)
+    spot[60:90, 30:60] = True  # in the liver
+    seen = [
+        replace(look(0, f"Find the {name}."), image=paint(image, spot) if painted else image)
+        for name in ("liver", "spleen", "left kidney", "right kidney", "stomach", "aorta")
+        for painted in (False, True)
+    ]
 
     def said(**sure: float) -> dict[str, int]:
         policy = EmbeddedPolicy.load()
-        policy.calibrate(replace(policy.calibration, presence=None, sure=sure))  # noise shows no organ
-        tokens = [token for reply in policy.act([look(n) for n in range(16)]) for token in reply.token_ids]
+        policy.calibrate(replace(policy.calibration, sure=sure))
+        tokens = [token for reply in policy.act(seen) for token in reply.token_ids]
         return {kind: sum(token in ids for token in tokens) for kind, ids in kinds.items()}
 
     free = said()
@@ -225,7 +237,7 @@ def test_the_number_of_threads_changes_nothing(network: EmbeddedPolicyNetwork) -
 
 
 def test_rows_of_padding_change_no_bit_of_the_others(network: EmbeddedPolicyNetwork) -> None:
-    image = torch.from_numpy(np.stack([to_square(look(n).image) for n in (0, 1, 2)]))
+    image = torch.from_numpy(np.stack([to_square(look(n).image, "assumed") for n in (0, 1, 2)]))
     with torch.inference_mode():
         seen = network.see(image, torch.tensor([3, 13, 7]))
         memory = network.recall(seen.memory)
@@ -257,3 +269,10 @@ def test_the_fingerprint_names_the_weights(shipped: EmbeddedPolicy) -> None:
     assert mark["name"] == "embedded"
     assert len(mark["weights"]) == 16
     assert mark["temperature"] == 0.0
+
+
+def test_alike_pictures_are_looked_at_once_unless_one_says_its_sides() -> None:
+    bare, again, other = look(0), replace(look(0), turn=2), look(2)
+    sided = replace(bare, laterality="known")
+    asked = [(bare, 0), (again, 0), (bare, 1), (sided, 0), (other, 0), (sided, 0)]
+    assert looks_of(asked) == ([0, 2, 3, 4], [0, 0, 1, 2, 3, 2])

@@ -61,12 +61,15 @@ def test_the_longest_side_in_millimetres_fills_the_frame(height, width, spacing,
 def test_the_frame_image_is_normalised_and_zero_outside():
     shown = picture()
     image = Frame.of(shown).image(shown)
-    assert image.shape == (1, 4, SIDE, SIDE)
+    assert image.shape == (1, 5, SIDE, SIDE)
     inside = image[0, :3, :192]
     assert abs(inside.mean()) < 0.05
     assert 0.6 < inside.std() < 1.0
     assert (image[0, :, 192:] == 0).all()
     assert (image[0, 3, :192] == 1).all()
+    assert (image[0, 4] == 0).all(), "nobody says which side is where"
+    sided = replace(shown, laterality="known")
+    assert (Frame.of(sided).image(sided)[0, 4] == image[0, 3]).all()
 
 
 @pytest.mark.parametrize(
@@ -95,26 +98,35 @@ def test_what_is_seen_in_the_mirror_comes_back_to_its_place(height, width):
 
 def test_two_looks_make_proposals_that_follow_the_mirror(tool):
     """Whatever the weights: the proposal of the mirrored picture is the proposal in the mirror."""
-    twice, once = (EmbeddedTool(tool.network, "same", mirrors=mirrors) for mirrors in (True, False))
-    assert twice.fingerprint() != once.fingerprint()
     shown = picture(3, 100, 75)
     mirrored = Picture(np.ascontiguousarray(shown.pixels[:, ::-1]))
     differs = False
     for name, there in (("liver", "liver"), ("left kidney", "right kidney"), ("polyp", "polyp")):
         asked, swapped = ToolRequest(shown, instruction=name), ToolRequest(mirrored, instruction=there)
-        here, other = twice.propose([asked])[0], twice.propose([swapped])[0]
+        here, other = tool.propose([asked])[0], tool.propose([swapped])[0]
         frame = Frame.of(shown)
         inside = np.s_[: frame.height // 2, : (frame.width + 1) // 2]
         assert np.abs(frame.unmirrored(other.low_res_logits) - here.low_res_logits)[inside].max() < 1e-4
         assert here.score == pytest.approx(other.score, abs=1e-4)
-        looked_once = once.propose([asked])[0].low_res_logits
+        looked_once = tool.predict([asked])[0].low_res_logits
         differs |= np.abs(looked_once - here.low_res_logits)[inside].max() > 0.1
-        clicked = ToolRequest(shown, (Click(0.4, 0.5, True),), instruction=name)
-        replies = (twice.predict([clicked])[0], once.predict([clicked])[0])
-        assert np.array_equal(replies[0].low_res_logits, replies[1].low_res_logits), "clicks look once"
         known = ToolRequest(replace(shown, laterality="known"), instruction=name)
-        assert np.array_equal(twice.propose([known])[0].low_res_logits, looked_once), "sides are stated"
+        replies = tool.propose([known])[0], tool.predict([known])[0]
+        assert np.array_equal(replies[0].low_res_logits, replies[1].low_res_logits), "sides are stated"
     assert differs
+
+
+def test_equal_pixels_of_other_spacing_or_sides_are_other_pictures(tool):
+    shown, clicks = picture(5), (Click(0.3, 0.4, True),)
+    kinds = [shown, replace(shown, spacing=(1.0, 2.5)), replace(shown, laterality="known")]
+    fresh = [EmbeddedTool.load().predict([ToolRequest(kind, clicks)])[0] for kind in kinds]
+    for order in ([0, 1, 2], [2, 1, 0]):
+        shared = EmbeddedTool.load()
+        shared.set_image([kinds[i] for i in order])
+        replies = shared.predict([ToolRequest(kinds[i], clicks) for i in order])
+        for i, reply in zip(order, replies, strict=True):
+            assert np.array_equal(reply.low_res_logits, fresh[i].low_res_logits)
+    assert not np.array_equal(fresh[0].low_res_logits, fresh[1].low_res_logits)
 
 
 def test_clicks_keep_their_place_in_the_frame():

@@ -30,7 +30,7 @@ def test_click_maps_are_gaussians_of_both_signs():
 def test_rows_of_one_picture_are_decoded_as_if_alone():
     torch.manual_seed(0)
     network = EmbeddedNetwork(("a", "b")).eval()
-    image = torch.randn(2, 4, 64, 64)
+    image = torch.randn(2, 5, 64, 64)
     clicks = torch.rand(4, 2, 3)
     previous = torch.randn(4, 1, 32, 32)
     kind, name = torch.tensor([NO_MASK, OWN_LOGITS, OWN_LOGITS, NO_MASK]), torch.tensor([0, 1, 2, 2])
@@ -51,19 +51,22 @@ def test_rows_of_one_picture_are_decoded_as_if_alone():
 def test_places_span_the_valid_part():
     valid = torch.zeros(1, 1, 4, 8)
     valid[:, :, :2, :4] = 1
-    x, y, x2, y2, xy = places(valid)[0].numpy()
+    x, y, x2, y2, xy, known, sided_x = places(valid, valid)[0].numpy()
     np.testing.assert_allclose(x[0], [-0.75, -0.25, 0.25, 0.75, 0, 0, 0, 0])
     np.testing.assert_allclose(y[:, 0], [-0.5, 0.5, 0, 0])
     np.testing.assert_allclose(x2[0, :4], np.square(x[0, :4]) - 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(y2[:2, 0], np.square(y[:2, 0]) - 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(xy, x * y, atol=1e-7)
+    assert (known == valid[0, 0].numpy()).all() and (sided_x == x).all()
+    assumed = places(valid, torch.zeros_like(valid))[0].numpy()
+    assert (assumed[5:] == 0).all() and (assumed[:5] == [x, y, x2, y2, xy]).all()
 
 
 def test_steps_by_leaves_give_the_gradients_of_one_pass():
     """Training back-propagates rounds into detached copies; the sum must be the true gradient."""
     torch.manual_seed(0)
     network = EmbeddedNetwork(("a",)).eval()
-    image, previous = torch.randn(1, 4, 32, 32), torch.zeros(2, 1, 16, 16)
+    image, previous = torch.randn(1, 5, 32, 32), torch.zeros(2, 1, 16, 16)
     arguments = (torch.rand(2, 1, 3), previous, torch.full((2,), NO_MASK), torch.tensor([0, 1]))
     weight = network.encoder.stem[0].weight
 

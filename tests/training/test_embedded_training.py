@@ -54,7 +54,7 @@ def naive(policy: EmbeddedPolicy, example: Example) -> list[float]:
     """Word by word, as the policy writes: softmax over shifted logits, and over cells for a point."""
     network, seen_by = policy.network, example.observation
     words = len(policy.words.entries)
-    image = torch.from_numpy(to_square(seen_by.image))[None]
+    image = torch.from_numpy(to_square(seen_by.image, seen_by.laterality))[None]
     look = network.see(image, torch.tensor([TARGETS.index("liver")]))
     verdict, every, absence = (torch.from_numpy(shift) for shift in policy.shifts(seen_by))
     verdict = verdict + absence * policy.presence_shift(look.present)

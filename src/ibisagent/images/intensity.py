@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibisagent.errors import InputError
-from ibisagent.types import Picture, Pixels
+from ibisagent.types import Laterality, Picture, Pixels
 
 Window: TypeAlias = tuple[float, float]  # low < high
 Display: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float64]]  # own numbers to [0, 1]
@@ -34,7 +34,7 @@ class Decoded:
     values: NDArray[Any]  # HxW of any real dtype in the file's unit, or HxWx3 uint8 RGB
     assumptions: tuple[str, ...] = ()
     spacing: tuple[float, float] | None = None  # mm between rows, mm between columns
-    laterality: Literal["known", "assumed"] = "assumed"
+    laterality: Laterality = "assumed"
     modality: str | None = None
     display: Display | None = None  # the file's own window; None: it has none
     inverted: bool = False  # the file's large numbers are dark (MONOCHROME1)

@@ -40,7 +40,7 @@ from ibisagent.policies.embedded_model import (
 from ibisagent.policies.embedded_words import POINT, SIDE, Words, cells_inside
 from ibisagent.synthesis.reasoning import VERDICTS
 from ibisagent.targets import TARGETS, understand
-from ibisagent.types import BASE_VERBS, Observation, Pixels, PolicyReply, Support, Verb, View
+from ibisagent.types import BASE_VERBS, Laterality, Observation, Pixels, PolicyReply, Support, Verb, View
 
 Scores: TypeAlias = NDArray[np.float32]  # one logit per word, or per cell
 CHUNK = 8  # texts written side by side; padded to it, so that a text never depends on its neighbours
@@ -203,13 +203,13 @@ class EmbeddedPolicy:
     def _look(self, asked: tuple[Observation, int]) -> tuple[Seen, list[tuple[Tensor, Tensor]]]:
         """One picture and the row of its target; one at a time, since sums depend on the batch's size."""
         observation, target = asked
-        seen = self.see(observation.image, target)
+        seen = self.see(observation.image, target, observation.laterality)
         return seen, self.network.recall(seen.memory)
 
     @torch.inference_mode()
-    def see(self, image: Pixels, target: int) -> Seen:
+    def see(self, image: Pixels, target: int, laterality: Laterality) -> Seen:
         """What the network makes of a painted picture in the policy's view and TARGETS[target]."""
-        square = torch.from_numpy(to_square(image))[None]
+        square = torch.from_numpy(to_square(image, laterality))[None]
         return self.network.see(square.contiguous(memory_format=torch.channels_last), torch.tensor([target]))
 
     @torch.inference_mode()
@@ -307,10 +307,11 @@ def looks_of(asked: Sequence[tuple[Observation, int]]) -> tuple[list[int], list[
     Rollouts of one group begin with the same picture, which is looked at once.
     """
     first: list[int] = []
-    known: dict[tuple[tuple[int, ...], bytes, int], int] = {}
+    known: dict[tuple[tuple[int, ...], bytes, Laterality, int], int] = {}
     place = []
     for index, (observation, target) in enumerate(asked):
-        key = (observation.image.shape, observation.image.tobytes(), target)
+        image = observation.image
+        key = (image.shape, image.tobytes(), observation.laterality, target)
         if key not in known:
             known[key] = len(first)
             first.append(index)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ibisagent.policies.embedded_words import GRID, SIDE
 from ibisagent.tools.embedded_model import Encoder
-from ibisagent.types import Pixels
+from ibisagent.types import Laterality, Pixels
 
 LONGEST = 56  # tokens of a text
 MAPS = ("target", "painted", "missed", "included")
@@ -163,7 +163,7 @@ class EmbeddedPolicyNetwork(nn.Module):
             self.point_gates.bias.copy_(torch.tensor([0.3, 0.0, 0.3, 0.3]))
 
     def see(self, image: Tensor, target: Tensor) -> Seen:
-        """Look: `image` B x 4 x 256 x 256 (normalised RGB and valid plane), `target` B int64."""
+        """Look: `image` B x 5 x 256 x 256 (see `to_square`), `target` B int64."""
         features = self.encoder(image)
         name = self.target(target)
         own = features.names[torch.arange(len(target)), target][:, None]
@@ -176,7 +176,7 @@ class EmbeddedPolicyNetwork(nn.Module):
         maps = self.maps(F.relu(x)) + torch.cat(
             [own, painted, torch.zeros_like(painted).repeat(1, 2, 1, 1)], dim=1
         )
-        figures = evidence(maps.detach(), F.avg_pool2d(image[:, 3:], 4))
+        figures = evidence(maps.detach(), F.avg_pool2d(image[:, 3:4], 4))
         deep = features.stride16.mean((2, 3))
         present = self.present(torch.cat([deep, name, figures], dim=1))[:, 0]
         p = torch.sigmoid(maps.detach())
@@ -243,17 +243,18 @@ class EmbeddedPolicyNetwork(nn.Module):
         return F.linear(state, self.words.weight), state, grown
 
 
-def to_square(image: Pixels) -> NDArray[np.float32]:
-    """An observation's image (uint8 h x w x 3, longest side 256) as 4 x 256 x 256 for `see`.
+def to_square(image: Pixels, laterality: Laterality) -> NDArray[np.float32]:
+    """An observation's image (uint8 h x w x 3, longest side 256) as 5 x 256 x 256 for `see`.
 
-    RGB less its mean over its spread, cut to [-4, 4], and a plane that is 1 where the image is; the
-    image lies at the top left, the rest is 0.
+    RGB less its mean over its spread, cut to [-4, 4]; a plane that is 1 where the image is, and one
+    that is the same if its sides are known. The image lies at the top left, the rest is 0.
     """
     height, width = image.shape[:2]
-    result = np.zeros((4, SIDE, SIDE), np.float32)
+    result = np.zeros((5, SIDE, SIDE), np.float32)
     values = image.transpose(2, 0, 1).astype(np.float32)
     result[:3, :height, :width] = np.clip((values - values.mean()) / (values.std() + 8.0), -4, 4)
     result[3, :height, :width] = 1.0
+    result[4, :height, :width] = laterality == "known"
     return result
 
 

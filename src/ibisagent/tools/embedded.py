@@ -5,8 +5,8 @@ costs one small decoder pass. Every pass holds one picture, so a reply never dep
 is in the batch.
 
 Where the file does not say which side of the patient is shown where, it may have been exported without
-regard to sides. Weights that were trained in the mirror propose then a mean of two looks, at the picture
-and at its mirror image (in which a left organ is asked for as the right one); the surer one counts more.
+regard to sides. A proposal is then the mean of two looks, at the picture and at its mirror image (in
+which a left organ is asked for as the right one); the surer one counts more.
 
 The score is the network's estimate of the mask's IoU, where two empty masks agree fully
 (METHOD section 6). So the score of an empty proposal is the probability that the target is absent.
@@ -34,7 +34,7 @@ from ibisagent.lanes import in_lanes
 from ibisagent.targets import canonical_target, in_the_mirror
 from ibisagent.tools.cache import EmbeddingCache
 from ibisagent.tools.embedded_model import NO_MASK, OWN_LOGITS, START_MASK, EmbeddedNetwork, Features
-from ibisagent.types import Click, Logits, Mask, Picture, Prompt, ToolReply, ToolRequest
+from ibisagent.types import Click, Laterality, Logits, Mask, Picture, Prompt, ToolReply, ToolRequest
 
 SIDE = 256  # of the frame, see embedded_model.py
 GRID = SIDE // 2  # of low_res_logits
@@ -58,17 +58,18 @@ class Frame:
         return cls(SIDE, max(1, round(SIDE * aspect)))
 
     def image(self, picture: Picture, mirrored: bool = False) -> NDArray[np.float32]:
-        """1 x 4 x SIDE x SIDE: RGB with mean 0 and about unit spread, and the valid plane."""
+        """1 x 5 x SIDE x SIDE: RGB with mean 0 and about unit spread, and the planes valid and sided."""
         shrinks = self.height < picture.height or self.width < picture.width
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small = cv2.resize(picture.pixels, (self.width, self.height), interpolation=how)
         small = cv2.flip(small, 1) if mirrored else small
-        image = np.zeros((1, 4, SIDE, SIDE), np.float32)
+        image = np.zeros((1, 5, SIDE, SIDE), np.float32)
         level, spread = float(small.mean()), float(small.std()) + 8.0
         image[0, :3, : self.height, : self.width] = np.clip(
             (small.transpose(2, 0, 1) - level) / spread, -4, 4
         )
         image[0, 3, : self.height, : self.width] = 1
+        image[0, 4, : self.height, : self.width] = picture.laterality == "known"
         return image
 
     def clicks(self, clicks: Sequence[Click]) -> NDArray[np.float32]:
@@ -112,18 +113,13 @@ class EmbeddedTool:
         network: EmbeddedNetwork,
         weights_id: str,
         calibration: tuple[float, float] = (1.0, 0.0),
-        mirrors: bool = False,
     ) -> None:
-        """`calibration`: scale and shift of the score's logit; `weights_id` goes into the fingerprint.
-
-        `mirrors`: the network knows mirrored pictures, and proposals look twice.
-        """
+        """`calibration`: scale and shift of the score's logit; `weights_id` goes into the fingerprint."""
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.names = network.names
         self._weights_id = weights_id
         self._calibration = calibration
-        self.mirrors = mirrors
         self._features: EmbeddingCache[Features] = EmbeddingCache(CACHE_BYTES)
 
     @classmethod
@@ -154,10 +150,10 @@ class EmbeddedTool:
                 "the embedded tool needs its weights", f"{path.name} ({error})", "reinstall the package"
             ) from error
         scale, shift = json.loads(facts.get("calibration", "[1.0, 0.0]"))
-        return cls(network, file_id(path), (float(scale), float(shift)), facts.get("mirrors") == "true")
+        return cls(network, file_id(path), (float(scale), float(shift)))
 
     def set_image(self, pictures: Sequence[Picture]) -> None:
-        in_lanes(self._encode, {picture.content_id: picture for picture in pictures}.values())
+        in_lanes(self._encode, {_look_of(picture): picture for picture in pictures}.values())
 
     def predict(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
         """One mask per request; the name in `instruction`, where there is one, helps."""
@@ -176,7 +172,6 @@ class EmbeddedTool:
             "weights": self._weights_id,
             "side": SIDE,
             "score": [round(value, 4) for value in self._calibration],
-            **({"looks": 2} if self.mirrors else {}),
         }
 
     def _propose(self, request: ToolRequest) -> ToolReply:
@@ -184,12 +179,11 @@ class EmbeddedTool:
         if target not in self.names:
             return ToolReply()
         bare = ToolRequest(picture=request.picture, instruction=request.instruction)
-        twice = self.mirrors and request.picture.laterality == "assumed"
-        return self._answer(bare, looks_twice=twice)
+        return self._answer(bare, looks_twice=request.picture.laterality == "assumed")
 
     @torch.inference_mode()
     def _encode(self, picture: Picture, mirrored: bool = False) -> Features:
-        key = f"{picture.content_id}{' mirrored' if mirrored else ''}"
+        key = (_look_of(picture), mirrored)
         features = self._features.get(key)
         if features is None:
             image = torch.from_numpy(Frame.of(picture).image(picture, mirrored))
@@ -256,3 +250,8 @@ class EmbeddedTool:
         if request.start_mask is not None:
             return frame.logits_of(np.ascontiguousarray(request.start_mask)), START_MASK
         return np.zeros((GRID, GRID), np.float32), NO_MASK
+
+
+def _look_of(picture: Picture) -> tuple[str, Frame, Laterality]:
+    """What the features of a picture depend on."""
+    return picture.content_id, Frame.of(picture), picture.laterality

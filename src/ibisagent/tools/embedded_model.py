@@ -1,8 +1,10 @@
 """The network of the embedded tool: encode a picture once, then one mask per click or name.
 
 Frame. A picture is scaled so that its longest side (in millimetres) has `side` pixels and lies in
-the top left of a `side` x `side` square; what remains is zero. Clicks and logits refer to that
-square: x right, y down, both in [0, 1]; logits have half its resolution.
+the top left of a `side` x `side` square; what remains is zero. The plane `valid` is 1 where the
+picture lies, `sided` too if its file says which side of the patient is where: a picture that does
+not say may be mirrored. Clicks and logits refer to that square: x right, y down, both in [0, 1];
+logits have half its resolution.
 
 The encoder knows neither clicks nor name. The decoder adds what the prompts say to its features:
 Gaussian maps of both signs, the previous mask, how much every place looks like the clicked ones
@@ -81,7 +83,7 @@ class _GlobalContext(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Residual network with a feature pyramid: B x 4 x side x side (RGB, valid) to Features."""
+    """Residual network with a feature pyramid: B x 5 x side x side (RGB, valid, sided) to Features."""
 
     def __init__(self, names: int) -> None:
         super().__init__()
@@ -110,12 +112,12 @@ class Encoder(nn.Module):
         self.names = nn.Conv2d(48, names, 1)
 
     def forward(self, image: Tensor) -> Features:
-        c2 = F.relu(self.stem(image))
+        c2 = F.relu(self.stem(image[:, :4]))
         c4 = self.down4(c2)
         c8 = self.down8(c4)
         c16 = self.down16(c8)
         c32 = self.down32(c16)
-        place4 = places(F.avg_pool2d(image[:, 3:], 4))
+        place4 = places(*F.avg_pool2d(image[:, 3:], 4).split(1, dim=1))
         place8 = F.avg_pool2d(place4, 2)
         place16 = F.avg_pool2d(place8, 2)
         p16 = F.relu(self.smooth16(self.side16(c16) + _double(self.top(c32)) + self.place16(place16)))
@@ -127,19 +129,23 @@ class Encoder(nn.Module):
 
 def _place(width: int) -> nn.Conv2d:
     """What a place means on its own: without it, left and right are learned very slowly."""
-    layer = nn.Conv2d(5, width, 1, bias=False)
+    layer = nn.Conv2d(7, width, 1, bias=False)
     nn.init.zeros_(layer.weight)
     return layer
 
 
-def places(valid: Tensor) -> Tensor:
-    """B x 5 x h x w: x, y in [-1, 1] over the valid part, their squares and product; 0 outside."""
+def places(valid: Tensor, sided: Tensor) -> Tensor:
+    """B x 7 x h x w: x, y in [-1, 1] over the valid part, their squares and product; 0 outside.
+
+    Then 1 and x again, where sides are known. `valid` and `sided` are B x 1 x h x w.
+    """
     inside = (valid > 0).float()
     width = inside.sum(3, keepdim=True).amax(2, keepdim=True).clamp(min=1)
     height = inside.sum(2, keepdim=True).amax(3, keepdim=True).clamp(min=1)
     x = (2 * inside.cumsum(3) - 1) / width - 1
     y = (2 * inside.cumsum(2) - 1) / height - 1
-    return torch.cat([x, y, x * x - 1 / 3, y * y - 1 / 3, x * y], dim=1) * inside
+    known = (sided > 0).float()
+    return torch.cat([x, y, x * x - 1 / 3, y * y - 1 / 3, x * y, known, x * known], dim=1) * inside
 
 
 def _spread(x: Tensor, feature: Tensor) -> Tensor:
@@ -330,7 +336,7 @@ class EmbeddedNetwork(nn.Module):
         return len(self.names)
 
     def encode(self, image: Tensor) -> Features:
-        """Features of pictures: float32, B x 4 x side x side (normalised RGB, valid plane)."""
+        """Features of pictures: float32, B x 5 x side x side (normalised RGB; planes valid, sided)."""
         return self.encoder(image)
 
     def decode(

@@ -53,7 +53,7 @@ class WordLogProbs(nn.Module):
         shifts: Tensor,
         inside: Tensor,
     ) -> Tensor:
-        """U x 4 x 256 x 256, U, B (of the U), B x T, B x T (-1: no point), B x 3 x words, B x 4096 to B x T.
+        """U x 5 x 256 x 256, U, B (of the U), B x T, B x T (-1: no point), B x 3 x words, B x 4096 to B x T.
 
         Texts on the same picture share its look: rollouts of one group begin with the same one.
         """
@@ -131,7 +131,9 @@ class EmbeddedTrainable:
         seen = [example.observation for example in examples]
         targets = [TARGETS.index(understand(item.instruction).target or "") for item in seen]
         first, shown = looks_of(list(zip(seen, targets, strict=True)))
-        images = torch.from_numpy(np.stack([to_square(seen[index].image) for index in first]))
+        images = torch.from_numpy(
+            np.stack([to_square(seen[index].image, seen[index].laterality) for index in first])
+        )
         inside = [cells_inside(*item.image.shape[:2]) for item in seen]
         inputs = {
             "image": images.contiguous(memory_format=torch.channels_last),
