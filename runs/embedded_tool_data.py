@@ -27,6 +27,7 @@ ABDOMEN = {
     "inferior vena cava", "portal vein and splenic vein", "pancreas", "right adrenal gland",
     "left adrenal gland",
 }  # fmt: skip
+MIRRORED_TRUNKS = 0.2  # more costs organs whose brightness says nothing: then the side is the last clue
 IN_THE_MIRROR = [TARGETS.index(in_the_mirror(target)) for target in TARGETS]
 
 
@@ -103,7 +104,7 @@ class Augmenter:
         if not plain and item.dataset in RETONED and rng.random() < RETONED_SHARE:
             organs = {TARGETS[name]: mask for name, mask in item.masks.items()}
             item = replace(item, pixels=retone(item.pixels, organs, rng))
-        mirrored = not plain and rng.random() < mirror_share(item.dataset)
+        mirrored = not plain and rng.random() < mirror_share(item.dataset, MIRRORED_TRUNKS)
         item = self._mirrored(item) if mirrored else item
         sided = rng.random() < known_share(item.dataset, mirrored)
         matrix, height, width = self._geometry(item, plain)

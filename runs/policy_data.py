@@ -39,6 +39,7 @@ WEIGHTS = {
     "Sunnybrook": 1.5,
     "USGRA": 2.2,
 }
+MIRRORED_TRUNKS = 0.35  # the policy looks once and needs to see more of them than the tool
 COLOR_SETS = frozenset({"HyperKvasir", "ISIC2017"})
 
 
@@ -317,7 +318,7 @@ def draw(case: Case, rng: np.random.Generator, propose: Propose | None, strength
     """One state of a case; `propose` gives masks of the real tool where there is one."""
     if strength and case.dataset in RETONED and rng.random() < RETONED_SHARE:
         case = retoned(case, rng)
-    flipped = strength > 0 and rng.random() < mirror_share(case.dataset)
+    flipped = strength > 0 and rng.random() < mirror_share(case.dataset, MIRRORED_TRUNKS)
     case = mirrored(case) if flipped else case
     known = strength > 0 and rng.random() < known_share(case.dataset, flipped)
     pixels, masks, lost = augment(case, rng, strength)

@@ -5,9 +5,9 @@ TURNED = frozenset({"BrainTumor", "DSB2018", "HyperKvasir", "ISIC2017"})  # pict
 _SIDED_SETS = frozenset({"BTCV", "Sunnybrook"})
 
 
-def mirror_share(dataset: str) -> float:
-    """How much of a set is shown mirrored."""
-    return 0.35 if dataset in _SIDED_SETS else 0.5
+def mirror_share(dataset: str, trunks: float) -> float:
+    """How much of a set is shown mirrored; `trunks`: of those that have sides."""
+    return trunks if dataset in _SIDED_SETS else 0.5
 
 
 def known_share(dataset: str, mirrored: bool) -> float:
