@@ -3,8 +3,8 @@
     make reproduce-embedded DATA=../shared/data
 
 One CPU thread a training, about eighteen hours in all on a machine like the card's; OUT/tables.md at the
-end. What differs from the shipped weights: their policy went through earlier stages that this recipe
-leaves out (see the card). Nothing here reads the test split but the last steps.
+end. What differs from the shipped weights: they went through more stages, with settings that changed on
+the way (see the card). Nothing here reads the test split but the last steps.
 """
 
 from __future__ import annotations

@@ -11,5 +11,5 @@ def mirror_share(dataset: str, trunks: float) -> float:
 
 
 def known_share(dataset: str, mirrored: bool) -> float:
-    """How much of a set's pictures comes with known sides; a trunk in the mirror never does."""
+    """How much of a set's pictures comes with known sides; abdomens and hearts in the mirror never do."""
     return 0.0 if mirrored and dataset in _SIDED_SETS else 0.25

@@ -3,7 +3,7 @@
     python runs/unlike_pictures.py WEIGHTS [WEIGHTS ...]
 
 Mean IoU over BTCV's validation patients: as they are, mirrored, with organs of other brightness
-(tissues.py), and these with bent grey values; each with sides assumed, and known. Seeded: all weights
+(tissues.py), and so with bent grey values besides; each with sides assumed, and known. Seeded: all weights
 see the same pictures.
 """
 

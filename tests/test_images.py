@@ -21,6 +21,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from ibisagent.errors import InputError
 from ibisagent.images import load_mask, load_picture, parse_window
+from ibisagent.images.intensity import AGAINST_CONVENTION
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -445,9 +446,12 @@ def test_dicom_sides_are_told_and_never_changed(
 ) -> None:
     path = saved_as(tmp_path, "turned.dcm", dicom_bytes(grey(), ImageOrientationPatient=list(cosines)))
     picture = load_picture(path)
-    assert (picture.pixels[..., 0] == grey()).all() and picture.laterality == "known"
+    assert (picture.pixels[..., 0] == grey()).all()
     sentence = f"The picture is kept as stored: image left is {left}, image top is {top}."
-    assert picture.assumptions == ((sentence,) if left else ())
+    against = left == "the patient's left"
+    assert picture.laterality == ("assumed" if against else "known")
+    told = (AGAINST_CONVENTION,) if against else ()
+    assert picture.assumptions == ((sentence, *told) if left else ())
 
 
 def test_spacing_of_dicom_files(tmp_path: Path) -> None:

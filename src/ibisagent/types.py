@@ -24,7 +24,7 @@ Mask: TypeAlias = NDArray[np.bool_]  # HxW, picture frame
 Pixels: TypeAlias = NDArray[np.uint8]  # HxWx3, RGB in [0, 255]
 Logits: TypeAlias = NDArray[np.float32]  # hxw, the tool's own low-resolution grid
 
-Laterality: TypeAlias = Literal["known", "assumed"]  # is image left the patient's right?
+Laterality: TypeAlias = Literal["known", "assumed"]  # that image left is the patient's right
 
 MAX_SIDE = 8192  # pixels a side of any picture (METHOD section 2)
 

@@ -84,7 +84,10 @@ def test_log_probabilities_are_those_of_writing_word_by_word(
     trainable = EmbeddedTrainable(EmbeddedPolicy.load(temperature=temperature))
     never_absent = {VERDICTS["absent"]: -50.0} if presence is None else {}  # so that it clicks
     trainable.policy.calibrate(Calibration(verdicts=never_absent, presence=presence))
-    examples = sampled(trainable, [observe(1), observe(2, turn=3), observe(3, height=256, width=140)])
+    sided = replace(observe(2, turn=3), laterality="known")
+    examples = sampled(trainable, [observe(1), sided, observe(3, height=256, width=140)])
+    unlike = [trainable.policy.see(sided.image, 0, sides).maps for sides in ("known", "assumed")]
+    assert not torch.equal(*unlike)
     batch = trainable.collate(examples)
     ours = trainable.module(**batch.inputs)
     assert ours.shape == batch.mask.shape

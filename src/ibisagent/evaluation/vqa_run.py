@@ -154,7 +154,8 @@ def _observation(policy: Policy, question: Question, seed: int) -> Observation:
     from ibisagent.seeding import seed_for
     from ibisagent.types import BASE_VERBS, Message, Observation
 
-    image = render.view_image(load_picture(question.picture), None, policy.view)
+    picture = load_picture(question.picture)
+    image = render.view_image(picture, None, policy.view)
     messages = (Message("system", SYSTEM), Message("user", question.question, (image,)))
     return Observation(
         sample_id=question.question_id,
@@ -167,6 +168,7 @@ def _observation(policy: Policy, question: Question, seed: int) -> Observation:
         turn=1,
         attempt=0,
         seed=seed_for(seed, "vqa", question.question_id),
+        laterality=picture.laterality,
     )
 
 

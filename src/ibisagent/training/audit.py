@@ -243,7 +243,9 @@ class _Remembered:
             None if array is None else array.tobytes()
             for array in (request.low_res_logits, request.start_mask)
         ]
-        key = (request.picture.content_id, request.clicks, request.boxes, request.instruction, *arrays)
+        picture = request.picture
+        seen = (picture.content_id, picture.spacing, picture.laterality)
+        key = (*seen, request.clicks, request.boxes, request.instruction, *arrays)
         if key not in self._replies:
             [reply] = self._tool.predict([request])
             if reply.error is not None:

@@ -237,8 +237,13 @@ class Optimiser:
         return record
 
     def close(self) -> None:
-        """End trackers and the process group, whose threads would abort a process that just exits."""
+        """End trackers and the process group, whose threads would abort a process that just exits.
+
+        They end with the last thing that holds the group: the wrapped module goes first.
+        """
         self.accelerator.wait_for_everyone()
+        self._module = self.trainable.module
+        self.accelerator.free_memory()
         self.accelerator.end_training()
 
     def _checkpoints(self) -> list[Path]:
