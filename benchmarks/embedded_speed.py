@@ -79,7 +79,8 @@ def measure_tool(cases: list[Sample], seconds: dict[str, list[float]]) -> None:
     """Encoding, proposing and clicking, a fresh tool for each case so that nothing is remembered."""
     loaded = EmbeddedTool.load()
     encoding, proposing, clicking = (
-        seconds.setdefault(name, []) for name in ("encoding a picture", "a proposal besides", "a click")
+        seconds.setdefault(name, [])
+        for name in ("encoding a picture", "a proposal, second look included", "a click")
     )
     for case in cases:
         tool = EmbeddedTool(loaded.network, "same")
