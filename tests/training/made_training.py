@@ -38,10 +38,12 @@ def sft(data: Path, out: Path, **changes: Any) -> TrainSft:
 
 def clicking_policy(folder: Path) -> str:
     """The packaged policy, kept from saying that discs are no organs."""
-    policy = EmbeddedPolicy.load()
-    policy.calibrate(Calibration(verdicts={VERDICTS["absent"]: -50.0}))
-    policy.save(folder / "clicking.safetensors")
-    return f"embedded:{folder / 'clicking.safetensors'}"
+    file = folder / "clicking.safetensors"
+    if not file.exists():  # processes of one run would write it at the same time
+        policy = EmbeddedPolicy.load()
+        policy.calibrate(Calibration(verdicts={VERDICTS["absent"]: -50.0}))
+        policy.save(file)
+    return f"embedded:{file}"
 
 
 def rl(data: Path, out: Path, **changes: Any) -> TrainRl:
