@@ -10,6 +10,7 @@ import numpy as np
 from absence import elsewhere
 from compositions import COMPOSED, Grey, compose
 from numpy.typing import NDArray
+from shapes import blob, paste, region, swell
 from symmetry import TURNED, known_share, mirror_share
 from tissues import RETONED, RETONED_SHARE, retone
 
@@ -115,9 +116,9 @@ class Augmenter:
             warped = cv2.warpAffine(mask, matrix, (width, height), flags=flags, borderValue=0)
             masks[name] = self._shrink(warped)
         generic: list[NDArray[np.uint8]] = []
-        if rng.random() < 0.15:
-            pixels, blob = self._paste_blob(pixels)
-            generic.append(self._shrink(blob))
+        if rng.random() < 0.2:
+            pixels, thing = (swell if rng.random() < 0.4 else paste)(pixels, rng)
+            generic.append(self._shrink(thing))
         grey = pixels if pixels.ndim == 2 else pixels.mean(axis=2).astype(np.uint8)
         shown = pixels if plain else self._look(pixels)
         image = np.zeros((5, frame, frame), np.float32)
@@ -243,55 +244,6 @@ class Augmenter:
 
     # --- targets ---
 
-    def _blob(self, height: int, width: int, least: float) -> NDArray[np.uint8]:
-        """A smooth shape with a radius of `least` to 0.22 of the longer side."""
-        rng = self.rng
-        count = int(rng.integers(8, 20))
-        angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-        radius = np.exp(rng.uniform(np.log(least), np.log(0.22))) * max(height, width)
-        radii = radius * np.clip(1 + 0.25 * rng.standard_normal(count), 0.4, 1.8)
-        squash, turn = rng.uniform(0.45, 1.0), rng.uniform(0, np.pi)
-        x, y = radii * np.cos(angles), radii * np.sin(angles) * squash
-        cx, cy = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height
-        points = np.stack(
-            [cx + x * np.cos(turn) - y * np.sin(turn), cy + x * np.sin(turn) + y * np.cos(turn)], axis=1
-        )
-        mask = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(mask, [points.round().astype(np.int32)], 255)
-        soft = cv2.GaussianBlur(mask, (0, 0), max(1.0, radius * 0.15))
-        return np.where(soft > 127, 255, 0).astype(np.uint8)
-
-    def _paste_blob(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A lesion that nobody drew: a smooth shape of another brightness or texture."""
-        rng = self.rng
-        height, width = pixels.shape[:2]
-        mask = self._blob(height, width, 0.02)
-        alpha = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.5, 2.5))).astype(np.float32) / 255
-        alpha *= rng.uniform(0.4, 1.0)
-        flat = pixels.astype(np.float32)
-        fill = float(rng.uniform(0, 255)) + rng.standard_normal((height, width), dtype=np.float32) * float(
-            rng.uniform(0, 20)
-        )
-        if pixels.ndim == 3:
-            alpha, fill = alpha[..., None], fill[..., None] * rng.uniform(0.6, 1.4, 3).astype(np.float32)
-        return np.clip(flat * (1 - alpha) + fill * alpha, 0, 255).astype(np.uint8), mask
-
-    def _region(self, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A connected region of similar brightness around a random place."""
-        rng = self.rng
-        half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        half = cv2.GaussianBlur(half, (0, 0), float(rng.uniform(0.5, 2.0)))
-        height, width = half.shape
-        seed = (int(rng.integers(width)), int(rng.integers(height)))
-        tolerance = float(rng.uniform(5, 30))
-        mask = np.zeros((height + 2, width + 2), np.uint8)
-        cv2.floodFill(half, mask, seed, 0, tolerance, tolerance, 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (255 << 8))  # fmt: skip  # noqa: E501
-        region = cv2.morphologyEx(mask[1:-1, 1:-1], cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-        region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-        full = np.zeros((self.frame // 2, self.frame // 2), np.uint8)
-        full[:height, :width] = region[: full.shape[0], : full.shape[1]]
-        return full
-
     def _component(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         count, labels = cv2.connectedComponents((mask > 127).astype(np.uint8))
         if count <= 2:
@@ -324,21 +276,21 @@ class Augmenter:
             )
             name = int(rng.choice(known, p=weights / weights.sum()))
             return Row(masks.get(name, empty), name, True, None, 0)
-        if draw < 0.26 or not seen:
+        if draw < 0.3 or not seen:
             truth = empty
             for _ in range(4):
                 kind = rng.random()
                 if generic and kind < 0.6:
                     truth = generic[0]
                 elif kind < 0.35:  # what only the clicks tell: teaches to follow them where nothing is seen
-                    truth = self._shrink(self._blob(*grey.shape, 0.06))
+                    truth = self._shrink(blob(*grey.shape, (0.06, 0.35), rng))
                 elif seen and kind < 0.8:
                     truth = self._component(masks[int(rng.choice(seen))])
                 elif len(seen) > 1 and kind < 0.86:
                     a, b = rng.choice(seen, 2, replace=False)
                     truth = np.maximum(masks[int(a)], masks[int(b)])
                 else:
-                    truth = self._region(grey)
+                    truth = self._shrink(region(grey, rng))
                 if (truth > 127).sum() >= 6:
                     break
             return Row(truth, none, False, self._start(truth, masks), self._early())
