@@ -70,7 +70,7 @@ def verdict(name: str, holds: bool | None, figure: str) -> None:
 def arguments(config: Config, out: Path, *more: str) -> list[str]:
     limit = [] if config.per_set is None else ["--per-set", str(config.per_set)]
     return [
-        sys.executable, "-m", "ibisagent.cli", "evaluate", str(config.data), "--split", config.split,
+        sys.executable, "-m", "ibisagent", "evaluate", str(config.data), "--split", config.split,
         "--workers", str(config.workers), "--policy", config.policy, "--tool", config.tool,
         "--out", str(out), *limit, *more,
     ]  # fmt: skip

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from ibisagent.agent import Agent
-from ibisagent.datasets.biomedparse import data_root, iter_samples
+from ibisagent.datasets.biomedparse import data_root
+from ibisagent.datasets.detect import open_part
 from ibisagent.rollout import collect, rollout
 from ibisagent.types import Sample
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    samples = list(islice(iter_samples(data_root(options.data), split="train"), 0, options.episodes * 12, 12))
+    samples = list(islice(open_part(data_root(options.data), "train"), 0, options.episodes * 12, 12))
 
     agent = Agent.load()
     run(agent, samples[:2], 1)

@@ -47,7 +47,7 @@ def synthesize(config: Config, out: Path, workers: int) -> float:
     words.append("--no-hold-out")  # all training pictures
     words += [] if config.limit is None else ["--limit", str(config.limit)]
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "ibisagent.cli", "synthesize", *words], check=True)
+    subprocess.run([sys.executable, "-m", "ibisagent", "synthesize", *words], check=True)
     return time.monotonic() - began
 
 

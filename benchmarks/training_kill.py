@@ -24,7 +24,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 def start(arguments: list[str]) -> subprocess.Popen[bytes]:
     """A trainer in a process of its own."""
-    command = [sys.executable, "-m", "ibisagent.cli", *arguments]
+    command = [sys.executable, "-m", "ibisagent", *arguments]
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

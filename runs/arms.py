@@ -76,7 +76,7 @@ def option(name: str, value: object) -> tuple[object, ...]:
 
 def ibisagent(*arguments: object) -> None:
     """Run a command of ours; a failure ends the experiment, and the next call continues it."""
-    command = [sys.executable, "-m", "ibisagent.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "ibisagent", *map(str, arguments)]
     done = subprocess.run(command, check=False)
     if done.returncode not in (0, 4):  # 4: stopped early, with a reason
         raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {done.returncode}")

@@ -19,7 +19,9 @@ import tyro
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ibisagent.datasets.biomedparse import data_root, list_datasets, read_index, samples_of, split_of
+from ibisagent.datasets.biomedparse import data_root
+from ibisagent.datasets.cases import samples_of
+from ibisagent.datasets.detect import open_part
 from ibisagent.masks import iou
 from ibisagent.synthesis.clicks import next_click
 from ibisagent.tools.embedded import EmbeddedTool
@@ -86,10 +88,10 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     tool = EmbeddedTool.load(config.weights)
     tool = EmbeddedTool(tool.network, "uncalibrated")
-    root, pairs = data_root(), []
-    for dataset in list_datasets(root):
-        held = [r for r in read_index(root, dataset, "train") if split_of(r.patient) == "val"]
-        cases = [sample for record in held for sample in samples_of(record, absent=True)]
+    held, pairs = open_part(data_root(), "val"), []
+    for dataset in sorted({case.dataset for case in held.cases}):
+        own = [case for case in held.cases if case.dataset == dataset]
+        cases = [sample for case in own for sample in samples_of(case, held.options, absent=True)]
         step = max(1, len(cases) // config.cases)
         for sample in cases[::step]:
             pairs += pairs_of(tool, sample, config)

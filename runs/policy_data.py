@@ -19,7 +19,8 @@ from symmetry import TURNED, known_share, mirror_share
 from tissues import RETONED, RETONED_SHARE, retone
 
 from ibisagent.actions import click_at, format_text
-from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, read_picture, split_of
+from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
+from ibisagent.images import load_picture
 from ibisagent.masks import error_regions, iou
 from ibisagent.policies.embedded_words import CELL, GRID, SIDE
 from ibisagent.synthesis.reasoning import answer, facts, thought
@@ -81,7 +82,7 @@ def load(root: Path, part: str) -> list[Case]:
             masks = {target: mask for target, mask in masks.items() if mask.any()}
             absent = set(record.absent) | elsewhere(dataset)
             cases.append(
-                Case(dataset, read_picture(record.path).pixels, masks, frozenset(absent - set(masks)))
+                Case(dataset, load_picture(record.path).pixels, masks, frozenset(absent - set(masks)))
             )
     return cases
 

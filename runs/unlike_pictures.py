@@ -19,7 +19,9 @@ import torch
 import tyro
 from tissues import Grey, retone
 
-from ibisagent.datasets.biomedparse import data_root, read_index, samples_of, split_of
+from ibisagent.datasets.biomedparse import data_root
+from ibisagent.datasets.cases import samples_of
+from ibisagent.datasets.detect import open_part
 from ibisagent.evaluation.perturb import Mirror
 from ibisagent.masks import iou
 from ibisagent.tools.embedded import EmbeddedTool
@@ -64,10 +66,10 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(5)
     cases: dict[str, list[Sample]] = {}
-    for record in read_index(data_root(config.data), "BTCV", "train"):
-        if split_of(record.patient) == "val":
-            for kind, samples in kinds_of(list(samples_of(record)), rng):
-                cases.setdefault(kind, []).extend(samples)
+    held = open_part(data_root(config.data) / "BTCV", "val")
+    for case in held.cases:
+        for kind, samples in kinds_of(list(samples_of(case, held.options)), rng):
+            cases.setdefault(kind, []).extend(samples)
     for path in config.weights:
         tool = EmbeddedTool.load(path)
         for kind, samples in cases.items():

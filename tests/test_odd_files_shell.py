@@ -23,7 +23,7 @@ ABSENT = (
 
 
 def segment(file: OddFile, out: Path, script: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ibisagent.cli", "segment", str(file.path), "Find the liver"]
+    command = [sys.executable, "-m", "ibisagent", "segment", str(file.path), "Find the liver"]
     options = ["--out", str(out), "--policy", f"scripted:@{script}", "--tool", "classical", "--start", "none"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, *options], capture_output=True, text=True, timeout=900, env=environment)

@@ -387,7 +387,3 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "vqa": (vqa_run.Vqa, vqa_run.run),
     "doctor": (Doctor, doctor_command),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

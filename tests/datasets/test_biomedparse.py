@@ -10,7 +10,6 @@ from ibisagent.datasets.biomedparse import (
     data_root as find_data_root,
 )
 from ibisagent.datasets.biomedparse import (
-    iter_samples,
     list_datasets,
     parse_mask_name,
     parse_name,
@@ -19,6 +18,8 @@ from ibisagent.datasets.biomedparse import (
     read_mask,
     split_of,
 )
+from ibisagent.datasets.cases import ReadOptions, samples_of
+from ibisagent.datasets.detect import open_dataset
 from ibisagent.errors import InputError
 
 PICTURE = "case_7.v2_MRI-FLAIR_upper+abdomen.png"
@@ -64,7 +65,7 @@ def coco_index():
 @pytest.mark.parametrize("index", [plain_index(), coco_index()], ids=["plain", "coco"])
 def test_both_indices_give_the_same_samples(root, index):
     write_index(root, index)
-    liver, kidney = iter_samples(root, split="train")
+    liver, kidney = open_dataset(root)
     assert (liver.target, kidney.target) == ("liver", "left kidney")
     assert liver.instruction == "Find the liver in this image."
     assert liver.picture.pixels.shape == (6, 8, 3)
@@ -82,8 +83,10 @@ def test_both_indices_give_the_same_samples(root, index):
 
 def test_absent_targets_only_on_request(root):
     write_index(root, plain_index())
-    assert [s.target for s in iter_samples(root, split="train")] == ["liver", "left kidney"]
-    last = list(iter_samples(root, split="train", absent=True, instruction="Is there a {target}?"))[-1]
+    assert [s.target for s in open_dataset(root)] == ["liver", "left kidney"]
+    found = open_dataset(root, options=ReadOptions(instruction="Is there a {target}?"))
+    [case] = found.cases
+    *_, last = samples_of(case, found.options, absent=True)
     assert (last.target, last.instruction) == ("spleen", "Is there a spleen?")
     assert last.truth.shape == (6, 8)
     assert not last.truth.any()
@@ -92,8 +95,8 @@ def test_absent_targets_only_on_request(root):
 def test_a_mask_of_another_size_is_refused(root):
     write_index(root, plain_index())
     Image.fromarray(np.ones((3, 8), np.uint8)).save(root / "SET/train_mask" / LIVER)
-    with pytest.raises(InputError, match="one size"):
-        list(iter_samples(root, split="train"))
+    with pytest.raises(InputError, match="height and width"):
+        list(open_dataset(root))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}'])
@@ -151,6 +154,6 @@ def test_real_data(data_root):
             tested = {r.patient for r in read_index(data_root, name, "test")}
             assert not tested & {r.patient for r in records}
     assert total == 2044
-    first = next(iter_samples(data_root, ["BTCV"], "test"))
+    first = next(iter(open_dataset(data_root / "BTCV", options=ReadOptions(split="test"))))
     assert first.truth.any()
     assert first.truth.shape == first.picture.pixels.shape[:2]

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from small_sets import SECRET, make_sets
 
-from ibisagent.datasets.biomedparse import iter_samples
+from ibisagent.datasets.cases import ReadOptions, samples_of
+from ibisagent.datasets.detect import open_dataset
 from ibisagent.episodes import from_record
 from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation.evaluate import Evaluate, evaluate
@@ -69,7 +70,8 @@ def lines_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_the_summary_says_what_the_masks_say(command: Evaluate, data: Path) -> None:
-    samples = list(iter_samples(data, split="test", absent=True))
+    found = open_dataset(data, options=ReadOptions(split="test"))
+    samples = [sample for case in found.cases for sample in samples_of(case, found.options, absent=True)]
     pictures = {sample.picture.content_id: sample.picture for sample in samples}
     truths = {(s.picture.content_id, s.target): s for s in samples}
     by_set: dict[str, list[float]] = {}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ibisagent.datasets.biomedparse import iter_samples
+from ibisagent.datasets.cases import ReadOptions
+from ibisagent.datasets.detect import open_dataset
 from ibisagent.errors import InputError
 from ibisagent.masks import iou
 from ibisagent.synthesis.clicks import next_click
@@ -244,7 +245,7 @@ def test_real_pictures(tool, data_root):
     """A few test cases of every set: clicks repair, and names propose."""
     after, proposed = [], []
     for name in ("BTCV", "HC18", "HyperKvasir", "ISIC2017", "MontgomeryCXR", "Sunnybrook"):
-        for k, sample in enumerate(iter_samples(data_root, [name], "test")):
+        for k, sample in enumerate(open_dataset(data_root / name, options=ReadOptions(split="test"))):
             if k == 4:
                 break
             reply = tool.propose([ToolRequest(sample.picture, instruction=sample.instruction)])[0]

@@ -7,6 +7,7 @@ import pytest
 from conftest import disc
 
 from ibisagent.errors import InputError
+from ibisagent.evaluation.cases import plan
 from ibisagent.policies.scripted import RULES, ScriptedPolicy
 from ibisagent.rewards import PAPER, SHAPED, Profile
 from ibisagent.rollout import collect, rollout
@@ -44,16 +45,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cases_are_drawn_evenly_and_the_same_way_again(folder: Path) -> None:
-    cases = draw_cases(folder, 20, 0.25, seed=1)
-    assert len(cases) == 20 and all(len(case.targets) + len(case.absent) == 1 for case in cases)
-    absent = [case for case in cases if case.absent]
-    assert len(absent) == 5 and {case.dataset for case in absent} == {"Rings"}
-    present = [case.dataset for case in cases if case.targets]
-    assert sorted(present).count("Discs") == 8 and len(present) == 15
-    assert draw_cases(folder, 20, 0.25, seed=1) == cases != draw_cases(folder, 20, 0.25, seed=2)
-    assert draw_cases(folder, 8, 0.25, seed=1)[:6] == cases[:6], "fewer samples are a part of more"
+    tasks = plan(folder, "train", absent="hard").tasks
+    cases = draw_cases(tasks, 20, 0.25, seed=1)
+    assert len(cases) == len({(task.entry.key, target) for task, target in cases}) == 20
+    absent = [task.entry.dataset for task, target in cases if target in ("ring", "box")]
+    assert absent == ["Rings"] * 5
+    present = [task.entry.dataset for task, target in cases if target == "disc"]
+    assert present.count("Discs") == 8 and len(present) == 15
+    assert draw_cases(tasks, 20, 0.25, seed=1) == cases != draw_cases(tasks, 20, 0.25, seed=2)
+    assert draw_cases(tasks[::-1], 20, 0.25, seed=1) == cases, "the order of files says nothing"
+    assert draw_cases(tasks, 8, 0.25, seed=1)[:6] == cases[:6], "fewer samples are a part of more"
     with pytest.raises(InputError, match="enough"):
-        draw_cases(folder, 1000, 0.1, seed=1)
+        draw_cases(tasks, 1000, 0.1, seed=1)
+
+
+def test_no_patient_held_out_for_validation_is_played(folder: Path) -> None:
+    played = {task.entry.key for task in plan(folder, "train", absent="hard").tasks}
+    held = {task.entry.key for task in plan(folder, "val").tasks}
+    assert held and not held & played and len(held | played) == 80
+
+
+def test_any_layout_is_audited(tmp_path: Path, few_rules: list[str], capsys: pytest.CaptureFixture) -> None:
+    """Plain folders of pictures and masks, with the name of the target on the command line."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for index in range(20):
+        truth = disc(40, 40, 12 + index % 16, 14 + index % 13, 6 + index % 3)
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.where(truth, 180, 60).astype(np.uint8))
+        cv2.imwrite(str(tmp_path / "masks" / f"{index}.png"), truth.astype(np.uint8) * 255)
+    assert audit.run(TrainAudit(data=tmp_path, samples=6, absent=0.0, target="disc")) == 0
+    assert "6 training samples of 1 sets, 0 of them absent" in capsys.readouterr().out
 
 
 def test_intervals_are_those_of_means_over_patients() -> None:
@@ -148,10 +169,13 @@ def test_options_that_make_no_sense_are_refused(folder: Path, options: dict) -> 
 
 def test_on_real_pictures_the_oracle_earns_most(data_root: Path) -> None:
     """A sample of what `ibisagent train audit` plays in full."""
-    cases = draw_cases(data_root, 5, 0.2, seed=0)
-    assert sum(bool(case.absent) for case in cases) == 1
+    found = plan(data_root, "train", absent="hard")
+    cases = draw_cases(found.tasks, 5, 0.2, seed=0)
+    assert sum(target in task.entry.absent for task, target in cases) == 1
     rules = ["oracle", "stop-at-once", "image-centre", "click-then-undo"]
-    played = audit.play(audit._read(cases), rules, ClassicalTool(), Settings(verbs=BASE_VERBS | {Verb.UNDO}))
+    played = audit.play(
+        audit._read(cases, found.options), rules, ClassicalTool(), Settings(verbs=BASE_VERBS | {Verb.UNDO})
+    )
     rows = [audit.summarise(rule, played[rule], seed=0) for rule in rules]
     best = rows[0].rewards[SHAPED.name].mean
     assert all(best > one.rewards[SHAPED.name].mean + 0.1 for one in rows[1:])

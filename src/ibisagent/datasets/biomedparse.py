@@ -8,12 +8,11 @@ PICTURE_MODALITY_SITE[_TARGET].png, where `+` stands for a space in SITE and TAR
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ import cv2
 import numpy as np
 
 from ibisagent.errors import InputError
-from ibisagent.images import load_picture
-from ibisagent.types import Mask, Picture, Sample
+from ibisagent.types import Mask
 
 DEFAULT_INSTRUCTION = "Find the {target} in this image."
 _VALIDATION_TENTHS = 1
@@ -98,64 +96,6 @@ def read_index(root: Path, dataset: str, split: str) -> list[PictureRecord]:
     if "annotations" in data:
         return _coco_records(root, dataset, split, data)
     return [_plain_record(root, dataset, split, entry) for entry in data["images"]]
-
-
-def iter_samples(
-    root: Path,
-    datasets: Sequence[str] | None = None,
-    split: str = "test",
-    *,
-    absent: bool = False,
-    instruction: str = DEFAULT_INSTRUCTION,
-) -> Iterator[Sample]:
-    """One sample per picture and target, read lazily, set by set in index order.
-
-    `instruction` may hold `{target}`. With `absent`, the targets that the index lists as absent
-    follow those of their picture, as samples whose truth is all False.
-    """
-    for dataset in list_datasets(root) if datasets is None else datasets:
-        for record in read_index(root, dataset, split):
-            yield from samples_of(record, absent=absent, instruction=instruction)
-
-
-def samples_of(
-    record: PictureRecord, *, absent: bool = False, instruction: str = DEFAULT_INSTRUCTION
-) -> Iterator[Sample]:
-    """The samples of one picture; the picture is read once."""
-    picture = read_picture(record.path, record.modality)
-    cases: list[tuple[str, Path | None]] = [(item.target, item.path) for item in record.targets]
-    cases += [(target, None) for target in (record.absent if absent else ())]
-    for target, path in cases:
-        truth = np.zeros((picture.height, picture.width), dtype=bool) if path is None else read_mask(path)
-        if truth.shape != (picture.height, picture.width):
-            raise InputError(
-                "mask and picture must have one size",
-                f"{truth.shape} against {(picture.height, picture.width)} for {sample_id(record, target)}",
-                "find the file with `ibisagent data check` and export both at the same size",
-            )
-        yield Sample(
-            sample_id=sample_id(record, target),
-            picture=picture,
-            instruction=instruction.format(target=target),
-            target=target,
-            truth=truth,
-            dataset=record.dataset,
-            split=record.split,
-            patient=record.patient,
-            modality=record.modality,
-            site=record.site,
-        )
-
-
-def sample_id(record: PictureRecord, target: str) -> str:
-    """SET/HASH/TARGET: the same in every run, and nothing of the file's name in it."""
-    digest = hashlib.sha256(f"{record.dataset}/{record.stem}".encode()).hexdigest()
-    return f"{record.dataset}/{digest[:12]}/{target.replace(' ', '+')}"
-
-
-def read_picture(path: Path, modality: str | None = None) -> Picture:
-    """The picture of a file, as a user's own would be read; `modality` as the set states it."""
-    return dataclasses.replace(load_picture(path), modality=modality)
 
 
 def read_mask(path: Path) -> Mask:

@@ -14,6 +14,7 @@ from ibisagent.datasets.cases import (
     PictureFile,
     ReadOptions,
     Target,
+    hashed,
 )
 from ibisagent.datasets.coco import is_coco, read_coco, read_json
 from ibisagent.datasets.folders import looks_like_folders, read_folders
@@ -217,7 +218,7 @@ def _read_biomedparse(path: Path, options: ReadOptions) -> DataSet:
 
 
 def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: list[Fault]) -> None:
-    """The case of a record, with the sample ids of `biomedparse.iter_samples`."""
+    """The case of a record; files that are not there become faults."""
     where = f"{record.dataset}/{record.split}/{record.path.name}"
     if not record.path.is_file():
         faults.append(Fault("missing picture", where, "no such file", "left out"))
@@ -227,7 +228,7 @@ def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: li
             faults.append(Fault("missing mask", f"{where}, {target.target}", "no such file", "left out"))
     cases.append(
         Case(
-            key=biomedparse.sample_id(record, "").rstrip("/"),
+            key=f"{record.dataset}/{hashed(f'{record.dataset}/{record.stem}')}",
             where=where,
             picture=PictureFile(record.path, record.modality),
             targets=tuple(

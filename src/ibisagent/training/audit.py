@@ -7,33 +7,39 @@ where a cheat's 95 % interval reaches the oracle's under the default profile.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
+import tyro
 
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError
 from ibisagent.rewards import PROFILES, score_episode
+from ibisagent.seeding import seed_for
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ibisagent.datasets.biomedparse import PictureRecord
+    from ibisagent.datasets.cases import ReadOptions
+    from ibisagent.evaluation.cases import Task
     from ibisagent.settings import Settings
     from ibisagent.types import Episode, Prompt, Sample, Tool, ToolReply, ToolRequest
 
+Asked: TypeAlias = "tuple[Task, str | None]"  # a picture and which of its targets; None: the instruction's
 ORACLE = "oracle"
 NO_CHEATS = frozenset({ORACLE, "noisy-oracle"})  # rules that try their best
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class TrainAudit:
+class TrainAudit(Reading):
     """Check on real pictures that no scripted cheat earns as much reward as the oracle."""
 
+    data: Annotated[Path, tyro.conf.Positional]
+    """a data set: its folder, a folder of sets, or its index file"""
     samples: int = 240
     """how many, spread evenly over the sets"""
     absent: float = 0.15
@@ -42,8 +48,6 @@ class TrainAudit:
     """the tool that answers the clicks, as for segment"""
     start: Literal["none", "proposal"] = "none"
     """where episodes start"""
-    data: Path | None = None
-    """folder of sets in the layout of BiomedParseData; by default IBISAGENT_DATA or ../shared/data"""
     max_turns: int = 20
     """at most so many turns"""
     device: str = "auto"
@@ -95,7 +99,7 @@ def run(command: TrainAudit) -> int:
     """
     from rich.console import Console
 
-    from ibisagent.datasets.biomedparse import data_root
+    from ibisagent.evaluation.cases import plan
     from ibisagent.policies.scripted import RULES
     from ibisagent.progress import Progress
     from ibisagent.settings import Settings
@@ -107,7 +111,8 @@ def run(command: TrainAudit) -> int:
             "--samples and --max-turns are at least 1, --absent is a share below 1",
             f"{command.samples}, {command.max_turns}, {command.absent:g}",
         )
-    records = draw_cases(data_root(command.data), command.samples, command.absent, command.seed)
+    found = plan(command.data, "train", absent="hard", format=command.format, options=command.read_options())
+    cases = draw_cases(found.tasks, command.samples, command.absent, command.seed)
     settings = Settings(
         max_turns=command.max_turns,
         verbs=BASE_VERBS | {Verb.UNDO},
@@ -116,13 +121,13 @@ def run(command: TrainAudit) -> int:
     )
     rules = [rule for rule in RULES if rule == ORACLE or rule not in NO_CHEATS]
     tool = load_tool(command.tool, device=command.device)
-    with Progress(Console(stderr=True), "samples", len(records), 0) as progress:
-        played = play(_read(progress.over(records)), rules, tool, settings)
+    with Progress(Console(stderr=True), "samples", len(cases), 0) as progress:
+        played = play(_read(progress.over(cases), found.options), rules, tool, settings)
     rows = [summarise(rule, played[rule], command.seed) for rule in rules]
-    absent = sum(bool(record.absent) for record in records)
+    absent = sum(not _is_there(case) for case in cases)
     console = Console(width=120, highlight=False)
     console.print(
-        f"{len(records)} training samples of {len({record.dataset for record in records})} sets, "
+        f"{len(cases)} training samples of {len({task.entry.dataset for task, _ in cases})} sets, "
         f"{absent} of them absent targets; tool {tool.name}, start {command.start}, "
         f"at most {command.max_turns} turns, seed {command.seed}"
     )
@@ -137,23 +142,19 @@ def run(command: TrainAudit) -> int:
 # --- samples ------------------------------------------------------------------------------------
 
 
-def draw_cases(root: Path, count: int, absent: float, seed: int) -> list[PictureRecord]:
-    """`count` records of one case each, from the training patients of the training split.
+def draw_cases(tasks: Sequence[Task], count: int, absent: float, seed: int) -> list[Asked]:
+    """`count` questions, each a picture and one of its targets.
 
     Present targets come evenly from all sets; absent ones, a share of `absent`, evenly from those
-    sets whose index lists any, where none does only present ones are drawn. Which cases is a
-    function of `seed` and the case alone. Raises InputError where there are too few.
+    sets whose index lists any, where none does only present ones are drawn. Which is a function of
+    `seed` and the question alone. Raises InputError where there are too few.
     """
-    from ibisagent.datasets.biomedparse import list_datasets, read_index, split_of
-
-    present: list[list[PictureRecord]] = []
-    missing: list[list[PictureRecord]] = []
-    for dataset in list_datasets(root):
-        records = [
-            record for record in read_index(root, dataset, "train") if split_of(record.patient) == "train"
-        ]
-        present.append([replace(r, targets=(target,), absent=()) for r in records for target in r.targets])
-        missing.append([replace(r, targets=(), absent=(name,)) for r in records for name in r.absent])
+    present: dict[str, list[Asked]] = {}
+    missing: dict[str, list[Asked]] = {}
+    for task in tasks:
+        for target in task.targets:
+            pools = present if _is_there((task, target)) else missing
+            pools.setdefault(task.entry.dataset, []).append((task, target))
     lost = _evenly(missing, round(count * absent), seed)
     drawn = _evenly(present, count - len(lost), seed) + lost
     if len(drawn) < count:
@@ -161,25 +162,27 @@ def draw_cases(root: Path, count: int, absent: float, seed: int) -> list[Picture
     return drawn
 
 
-def _evenly(pools: Sequence[list[PictureRecord]], count: int, seed: int) -> list[PictureRecord]:
+def _is_there(case: Asked) -> bool:
+    return case[1] in {target.name for target in case[0].entry.targets}
+
+
+def _evenly(pools: Mapping[str, list[Asked]], count: int, seed: int) -> list[Asked]:
     """Up to `count` cases, one from each pool by turns, in an order keyed by seed and case."""
-
-    def key(record: PictureRecord) -> bytes:
-        names = [target.target for target in record.targets] or record.absent
-        return hashlib.sha256(f"{seed}/{record.dataset}/{record.stem}/{names[0]}".encode()).digest()
-
-    queues = [sorted(pool, key=key, reverse=True) for pool in pools]
-    drawn: list[PictureRecord] = []
+    queues = [
+        sorted(pool, key=lambda case: seed_for(seed, "audit", case[0].entry.key, case[1] or ""))
+        for _, pool in sorted(pools.items())
+    ]
+    drawn: list[Asked] = []
     while len(drawn) < count and any(queues):
         drawn += [queue.pop() for queue in queues if queue]
     return drawn[:count]
 
 
-def _read(records: Iterable[PictureRecord]) -> Iterator[Sample]:
-    from ibisagent.datasets.biomedparse import samples_of
+def _read(cases: Iterable[Asked], options: ReadOptions) -> Iterator[Sample]:
+    from ibisagent.evaluation.cases import samples
 
-    for record in records:
-        yield from samples_of(record, absent=True)
+    for task, target in cases:
+        yield next(sample for sample in samples(task, options) if sample.target == target)
 
 
 # --- playing ------------------------------------------------------------------------------------
