@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -34,6 +33,7 @@ from ibisagent.evaluation import (
     vqa_run,
 )
 from ibisagent.pair import STARTS, PairOptions, load_pair
+from ibisagent.progress import open_screen
 from ibisagent.synthesis import export, gallery, importers, synthesize
 from ibisagent.training import audit, grpo, plan, qwen_folder, sft
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ibisagent.types import Episode, Mask, Sample, Tool, Turn
 
 # what the screen shows goes to stderr; stdout holds only paths, for scripts
-screen = Console(stderr=True, highlight=False, soft_wrap=True)
+screen = open_screen()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""A live line for long work where somebody watches, and a line now and then where nobody does."""
+"""What long work says: a live line where somebody watches, a line now and then where nobody does."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -11,7 +12,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Item = TypeVar("Item")
+_WIDTH_OF_FILES = 200
 _SAY_EVERY = 20.0  # seconds between lines where nobody watches
+
+
+def open_screen() -> Console:
+    """Standard error as a person sees it; tables that go to a file are not cut to a terminal's width."""
+    from rich.console import Console
+
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = _WIDTH_OF_FILES
+    return screen
 
 
 class Progress:

@@ -30,9 +30,9 @@ class Baselines(Evaluate):
 
 def run(command: Baselines) -> int:
     """Run what is not done yet and print the table. Returns the exit code, 0."""
-    from rich.console import Console
+    from ibisagent.progress import open_screen
 
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = open_screen()
     table = baselines(command, screen)
     show(table["rows"], screen, "run")
     for name, metric in (table["agreement"] or {}).items():

@@ -69,9 +69,9 @@ class Clicks(Reading):
 
 def run(command: Clicks) -> int:
     """Measure what is not done yet, then print and write the figures. Returns the exit code, 0."""
-    from rich.console import Console
+    from ibisagent.progress import open_screen
 
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = open_screen()
     summary = measure(command, screen)
     for name, part in summary["simulators"].items():
         _show(name, part, screen)

@@ -64,13 +64,12 @@ class Difference:
 
 def run(command: Compare) -> int:
     """Print the comparison and, with --out, write it. Returns the exit code, 0."""
-    from rich.console import Console
-
     from ibisagent.evaluation.compare_report import comparison_html
     from ibisagent.evaluation.samples import write_json
+    from ibisagent.progress import open_screen
 
     comparison = compare(command)
-    show(comparison, Console(stderr=True, highlight=False, soft_wrap=True))
+    show(comparison, open_screen())
     if command.out is not None:
         command.out.mkdir(parents=True, exist_ok=True)
         write_json(command.out / "comparison.json", comparison)

@@ -77,13 +77,13 @@ def run(command: Evaluate) -> int:
 
     Raises InputError for options or data that cannot be used, or a folder of another run.
     """
-    from rich.console import Console
+    from ibisagent.progress import open_screen
 
     if command.reproduce is not None:
         from ibisagent.evaluation import paper
 
         return paper.run(command)
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = open_screen()
     summary = evaluate(command, screen)
     if summary is not None:
         from ibisagent.evaluation.screen import show

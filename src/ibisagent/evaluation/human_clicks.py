@@ -74,13 +74,12 @@ class Placed:
 
 def run(command: HumanClicks) -> int:
     """Print the table and, with --out, write it. Returns the exit code, 0."""
-    from rich.console import Console
-
     from ibisagent.evaluation.samples import write_json
+    from ibisagent.progress import open_screen
 
     clicks = [click for log in command.logs for click in read_clicks(log)]
     table = compare_clicks(clicks, command.seed)
-    show(table, Console(stderr=True, highlight=False, soft_wrap=True))
+    show(table, open_screen())
     if command.out is not None:
         command.out.mkdir(parents=True, exist_ok=True)
         write_json(command.out / "human-clicks.json", table)

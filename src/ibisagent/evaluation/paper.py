@@ -91,11 +91,10 @@ BENCHMARKS = (
 
 def run(command: Evaluate) -> int:
     """Measure the benchmarks that lie below DATA, else DATA itself, and print the table; returns 0."""
-    from rich.console import Console
-
     from ibisagent.evaluation.samples import write_json
+    from ibisagent.progress import open_screen
 
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = open_screen()
     record = reproduce(command, screen)
     command.out.mkdir(parents=True, exist_ok=True)
     write_json(command.out / "reproduction.json", record)

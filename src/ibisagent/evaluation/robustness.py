@@ -31,9 +31,9 @@ class Robustness(Evaluate):
 
 def run(command: Robustness) -> int:
     """Run what is not done yet and print the table. Returns the exit code, 0."""
-    from rich.console import Console
+    from ibisagent.progress import open_screen
 
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = open_screen()
     table = robustness(command, screen)
     show(table["rows"], screen, f"strength {command.strength:g}", SHOWN)
     print(f"table: {command.out / 'robustness.json'}")

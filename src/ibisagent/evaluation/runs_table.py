@@ -102,25 +102,25 @@ def show(table: Sequence[dict[str, Any]], screen: Console, of: str, shown: Seque
     from rich.table import Table
 
     names = [name for name in shown if any(name in record["metrics"] for record in table)]
-    figures = Table()
+    figures = Table(show_lines=True)
     for head in (of, *names, f"{names[0]} minus its reference" if names else ""):
         figures.add_column(head, overflow="fold")  # a narrow screen cuts no figure
     for record in table:
-        cells = [cell(record["metrics"].get(name)) for name in names]
+        cells = [cell(record["metrics"].get(name), "\n") for name in names]
         minus = record["minus_reference"].get(names[0]) if names else None
         change = ""
         if minus is not None and minus["low"] is not None:
-            span = f"({minus['low']:+.4f} to {minus['high']:+.4f}) n {minus['n']}"
-            change = f"{minus['difference']:+.4f} {span} against {record['reference']}"
+            span = f"{minus['low']:+.4f} to {minus['high']:+.4f}"
+            change = f"{minus['difference']:+.4f}\n{span}\nn {minus['n']}, against {record['reference']}"
         figures.add_row(record["name"], *cells, change)
     screen.print(figures)
 
 
-def cell(metric: dict[str, Any] | None) -> str:
-    """Value, interval and n of a metric as text."""
+def cell(metric: dict[str, Any] | None, between: str = " ") -> str:
+    """Value, interval and n of a metric as text, with `between` them."""
     from ibisagent.evaluation.screen import figure
 
     if metric is None:
         return "-"
     value, span = figure(metric)
-    return f"{value} ({span}) n {metric['n']}" if span else f"{value} n {metric['n']}"
+    return between.join([value, *([f"({span})"] if span else []), f"n {metric['n']}"])

@@ -32,9 +32,9 @@ class ToolSwap(Evaluate):
 
 def run(command: ToolSwap) -> int:
     """Run what is not done yet and print the table. Returns the exit code, 0."""
-    from rich.console import Console
+    from ibisagent.progress import open_screen
 
-    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = open_screen()
     table = tool_swap(command, screen)
     show(table["rows"], screen, "policy with tool", SHOWN)
     for name, reason in table["left_out"].items():

@@ -43,16 +43,16 @@ class Vqa:
 
 def run(command: Vqa) -> int:
     """Answer what is not answered yet, then print and write the scores. Returns the exit code, 0."""
-    from rich.console import Console
     from rich.table import Table
 
     from ibisagent.evaluation.screen import figure
+    from ibisagent.progress import open_screen
 
     summary = answer_all(command)
     table = Table("metric", "value", "95 % interval", "n")
     for metric in summary["metrics"]:
         table.add_row(metric["name"], *figure(metric), str(metric["n"]))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(table)
+    open_screen().print(table)
     print(f"answers: {command.out / ANSWERS}\nsummary: {command.out / 'summary.json'}")
     return 0
 

@@ -305,12 +305,10 @@ def _one_thread() -> Iterator[None]:
 @contextlib.contextmanager
 def _shown(cases: int) -> Iterator[Tick]:
     """Pictures done, trajectories made and a second: live on a terminal, else a line now and then."""
-    from rich.console import Console
-
-    from ibisagent.progress import Progress
+    from ibisagent.progress import Progress, open_screen
 
     made, began = 0, time.monotonic()
-    with Progress(Console(stderr=True, highlight=False, soft_wrap=True), "pictures", cases, 0) as shown:
+    with Progress(open_screen(), "pictures", cases, 0) as shown:
 
         def tick(more_cases: int, more_made: int) -> None:
             nonlocal made

@@ -101,7 +101,7 @@ def run(command: TrainAudit) -> int:
 
     from ibisagent.evaluation.cases import plan
     from ibisagent.policies.scripted import RULES
-    from ibisagent.progress import Progress
+    from ibisagent.progress import Progress, open_screen
     from ibisagent.settings import Settings
     from ibisagent.tools import load_tool
     from ibisagent.types import BASE_VERBS, Verb
@@ -121,7 +121,7 @@ def run(command: TrainAudit) -> int:
     )
     rules = [rule for rule in RULES if rule == ORACLE or rule not in NO_CHEATS]
     tool = load_tool(command.tool, device=command.device)
-    with Progress(Console(stderr=True), "samples", len(cases), 0) as progress:
+    with Progress(open_screen(), "samples", len(cases), 0) as progress:
         played = play(_read(progress.over(cases), found.options), rules, tool, settings)
     rows = [summarise(rule, played[rule], command.seed) for rule in rules]
     absent = sum(not _is_there(case) for case in cases)

@@ -109,15 +109,13 @@ def run(command: TrainRl) -> int:
 
 def train(command: TrainRl) -> str | None:
     """Train to the last round. The reason where it was stopped before."""
-    from rich.console import Console
-
     from ibisagent.fingerprint import seen, warn_if_different
-    from ibisagent.progress import Progress
+    from ibisagent.progress import Progress, open_screen
     from ibisagent.training.optimiser import Journal, Optimiser
     from ibisagent.training.policy import card_of, claim, load_trainable, write_card
 
     _check(command)
-    screen = Console(stderr=True, highlight=False)
+    screen = open_screen()
     trainable = load_trainable(command.model, temperature=command.temperature)
     check_history(trainable, command.history)
     round_ = Round(command, trainable)

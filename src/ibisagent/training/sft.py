@@ -66,15 +66,13 @@ def run(command: TrainSft) -> int:
 
 def train(command: TrainSft) -> Path:
     """Train to the last step; the folder of the trained policy."""
-    from rich.console import Console
-
-    from ibisagent.progress import Progress
+    from ibisagent.progress import Progress, open_screen
     from ibisagent.training.mix import Mixer
     from ibisagent.training.optimiser import Journal, Optimiser
     from ibisagent.training.policy import claim, load_trainable, write_card
 
     _check(command)
-    screen = Console(stderr=True, highlight=False)
+    screen = open_screen()
     trainable = load_trainable(command.model)
     data = Trajectories(command.data, trainable, command.history, command.kinds)
     mixer = Mixer(command.mix, command.optimisation.seed, trainable.policy.view) if command.mix else None
