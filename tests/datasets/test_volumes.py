@@ -57,11 +57,70 @@ def test_no_orientation_and_a_window(tmp_path):
 def test_damaged_volumes_are_named(tmp_path):
     path = save_volume(tmp_path / "i.nii", np.zeros((5, 6, 7), np.float32))
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match="whole NIfTI"):
+    with pytest.raises(InputError, match="NIfTI file must be whole"):
         VolumePicture(path, "axial", 0).read()
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="whole NIfTI"):
+    with pytest.raises(InputError, match=r"A picture file is .*NIfTI"):
         slice_count(path, "axial")
+
+
+def test_a_damaged_volume_does_not_hide_the_others(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for stem in "ab":
+            save_volume(tmp_path / name / f"{stem}.nii.gz", np.ones((4, 4, 3), np.uint8))
+    (tmp_path / "images" / "a.nii.gz").write_bytes(b"nothing")
+    found = open_dataset(tmp_path, options=ReadOptions(target="organ"))
+    assert [(fault.kind, fault.where) for fault in found.faults] == [("unreadable", "images/a.nii.gz")]
+    assert len(list(found)) == 3
+
+
+@pytest.mark.parametrize("trouble", ["metres", "micrometres", "flat sform", "no sizes"])
+def test_odd_headers_are_read_as_by_load_picture(tmp_path, trouble):
+    import nibabel as nib
+
+    image = nib.Nifti1Image(np.arange(210, dtype=np.int16).reshape(5, 6, 7), np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.header.set_xyzt_units({"metres": "meter", "micrometres": "micron"}.get(trouble, "mm"))
+    if trouble == "flat sform":
+        image.set_qform(np.diag([-2.0, 3.0, 4.0, 1.0]), code=1)
+        image.header["sform_code"] = 1
+        for row in "xyz":
+            image.header[f"srow_{row}"] = 0
+    if trouble == "no sizes":
+        image.header["sform_code"] = image.header["qform_code"] = 0
+        image.header["pixdim"][1:4] = 0
+    (tmp_path / "i.nii").write_bytes(image.header.binaryblock + bytes(4) + image.dataobj.tobytes(order="F"))
+    spacings = {"metres": (3000, 2000), "micrometres": (0.003, 0.002), "flat sform": (3, 2), "no sizes": None}
+    ours = VolumePicture(tmp_path / "i.nii", "axial", 3).read()
+    theirs = load_picture(tmp_path / "i.nii", axis="axial", index=3)
+    np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    assert ours.laterality == theirs.laterality == ("assumed" if trouble == "no sizes" else "known")
+    assert ours.spacing == theirs.spacing
+    assert ours.spacing == (spacings[trouble] and pytest.approx(spacings[trouble], rel=1e-5))
+
+
+def test_one_volume_of_several(tmp_path):
+    values = np.random.default_rng(4).integers(0, 200, (5, 6, 7, 3)).astype(np.int16)
+    save_volume(tmp_path / "four.nii.gz", values)
+    for channel in range(3):
+        save_volume(tmp_path / f"{channel}.nii", values[..., channel])
+        ours = VolumePicture(tmp_path / "four.nii.gz", "coronal", 2, channel=channel).read()
+        alone = VolumePicture(tmp_path / f"{channel}.nii", "coronal", 2).read()
+        np.testing.assert_array_equal(ours.pixels, alone.pixels)
+
+
+def test_every_mask_file_of_a_volume_counts(tmp_path):
+    """One folder a target, several numbered files of one target, and values above 255."""
+    boxes = {"liver/x": 1, "spleen/x_1": 3, "spleen/x_2": 1000}
+    (tmp_path / "images").mkdir()
+    save_volume(tmp_path / "images" / "x.nii.gz", np.zeros((8, 8, 2), np.int16))
+    for number, (place, value) in enumerate(boxes.items()):
+        mask = np.zeros((8, 8, 2), np.int16)
+        mask[number * 2 : number * 2 + 2, :4] = value
+        (tmp_path / "masks" / place).parent.mkdir(parents=True, exist_ok=True)
+        save_volume(tmp_path / "masks" / f"{place}.nii.gz", mask)
+    samples = list(open_dataset(tmp_path))
+    assert [(s.target, int(s.truth.sum())) for s in samples] == [("liver", 8), ("spleen", 16)] * 2
 
 
 def test_real_pairs(data_root):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +22,7 @@ from ibisagent.datasets.biomedparse import DEFAULT_INSTRUCTION
 from ibisagent.errors import InputError
 from ibisagent.images import load_picture
 from ibisagent.images.intensity import Window
+from ibisagent.images.nifti import Axis
 from ibisagent.masks import decode_rle
 from ibisagent.types import Mask, Picture, Sample
 
@@ -29,7 +30,6 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 JPEG_FOREGROUND = 128  # losses leave values around 0 and 255 in masks stored as JPEG
 
-Axis = Literal["axial", "coronal", "sagittal"]
 FaultKind = Literal[
     "missing picture",
     "missing mask",
@@ -110,6 +110,9 @@ class Case:
     site: str | None = None
     absent: tuple[str, ...] = ()  # targets known not to be in the picture
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", _united(self.targets))
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -124,6 +127,17 @@ class DataSet:
         """Every sample whose target is in the picture, read lazily, in the order of the index."""
         for case in self.cases:
             yield from samples_of(case, self.options)
+
+
+def _united(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """One target for each name, with the union of the masks; those without names stay apart."""
+    named: dict[str | int, list[Target]] = {}
+    for number, target in enumerate(targets):
+        named.setdefault(target.name or number, []).append(target)
+    return tuple(
+        same[0] if len(same) == 1 else replace(same[0], mask=UnionMask(tuple(one.mask for one in same)))
+        for same in named.values()
+    )
 
 
 def samples_of(case: Case, options: ReadOptions, *, absent: bool = False) -> Iterator[Sample]:

@@ -28,7 +28,7 @@ from ibisagent.datasets.cases import (
     Target,
     case_key,
 )
-from ibisagent.datasets.volumes import volume_cases
+from ibisagent.datasets.volumes import LabelFile, volume_cases
 from ibisagent.errors import InputError
 
 PICTURE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "inputs", "original")
@@ -189,21 +189,30 @@ def _cases(
     where: str,
     labels: dict[str, str],
     options: ReadOptions,
-) -> Iterator[Case]:
+) -> Iterator[Case | Fault]:
     dataset = root.name
     if picture.name.lower().endswith(VOLUME_SUFFIXES):
-        masks = found[0][1][0] if found else None
-        yield from volume_cases(
-            picture, masks, _volume_names(labels, options), options, dataset=dataset, split=split, where=where
-        )
+        marked: list[tuple[str, LabelFile]] = [
+            (name, (path, None if value is None else (_number(value),)))
+            for folder, files in found
+            for name, value in _shown(folder, labels, options)
+            for path in files
+        ]
+        yield from volume_cases(picture, marked, options, dataset=dataset, split=split, where=where)
         return
-    targets = []
-    for name, files in found:
-        if name is None and labels:
-            targets += [Target(target, MaskFiles(files, label)) for label, target in labels.items()]
-        else:
-            targets.append(Target(_named(name, options), MaskFiles(files)))
-    yield Case(case_key(dataset, split, where), where, PictureFile(picture), tuple(targets), dataset, split)
+    targets = tuple(
+        Target(name, MaskFiles(files, value))
+        for folder, files in found
+        for name, value in _shown(folder, labels, options)
+    )
+    yield Case(case_key(dataset, split, where), where, PictureFile(picture), targets, dataset, split)
+
+
+def _shown(folder: str | None, labels: dict[str, str], options: ReadOptions) -> list[tuple[str, str | None]]:
+    """What masks show and by which value or colour, None for any; `folder` is the one of one target."""
+    if folder is None and labels:
+        return [(name, value) for value, name in labels.items()]
+    return [(_named(folder, options), None)]
 
 
 def _named(folder: str | None, options: ReadOptions) -> str:
@@ -217,12 +226,7 @@ def _named(folder: str | None, options: ReadOptions) -> str:
     return name
 
 
-def _volume_names(labels: dict[str, str], options: ReadOptions) -> dict[str, tuple[int, ...]]:
-    if not labels:
-        return {_named(None, options): tuple(range(1, 256))}
-    names: dict[str, tuple[int, ...]] = {}
-    for value, name in labels.items():
-        if value.startswith("#"):
-            raise InputError("volumes have values, not colours", value, "write 1=liver")
-        names[name] = (*names.get(name, ()), int(value))
-    return names
+def _number(value: str) -> int:
+    if value.startswith("#"):
+        raise InputError("volumes have values, not colours", value, "write 1=liver")
+    return int(value)

@@ -100,7 +100,13 @@ def _pairs(
         where = f"{images}/{picture.name}"
         if suffix in VOLUME_SUFFIXES:
             yield from volume_cases(
-                picture, label, names, options, dataset=root.name, split=split, where=where, modality=modality
+                picture,
+                [(name, (label, values)) for name, values in names.items()],
+                options,
+                dataset=root.name,
+                split=split,
+                where=where,
+                modality=modality,
             )
         else:
             targets = tuple(

@@ -1,8 +1,9 @@
-"""One slice of a NIfTI volume, in radiological convention, read as a stream.
+"""Slices of NIfTI volumes, in radiological convention.
 
-The volume passes by plane by plane and is never whole in memory, compressed or not; the slice
-and an even sample of all values, for one window per volume, are kept. Left out: Analyze and
-.hdr/.img pairs, time points beyond the first, complex numbers.
+`read_nifti` reads one slice as a stream: the volume passes by plane by plane and is never whole in
+memory, compressed or not; the slice and an even sample of all values, for one window per volume,
+are kept. `read_volume` keeps a whole volume for all of its slices. Left out: Analyze and .hdr/.img
+pairs, complex numbers.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, BinaryIO, cast
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
@@ -22,7 +24,8 @@ from ibisagent.images.intensity import SAMPLE, Decoded
 from ibisagent.images.nifti_header import Layout, read_layout
 from ibisagent.images.picture_files import PictureFile, check_sides, quiet
 
-AXES = ("sagittal", "coronal", "axial")  # perpendicular to the canonical x, y, z
+Axis = Literal["axial", "coronal", "sagittal"]
+AXES: tuple[Axis, Axis, Axis] = ("sagittal", "coronal", "axial")  # perpendicular to the canonical x, y, z
 _CHUNK = 8 * 1024**2  # bytes read at a time
 _DAMAGE = (EOFError, OSError, zlib.error, HeaderDataError, ValueError, KeyError, OverflowError)
 
@@ -35,46 +38,107 @@ def read_nifti(file: PictureFile, axis: str | None, index: int | None) -> Decode
     without an index the middle; both are recorded as assumptions. Values are HxW in the file's
     scaled unit, or HxWx3 uint8. Raises InputError.
     """
+    with _opened(file) as stream:
+        layout = _layout(stream, file)
+        notes = [*file.assumptions, *layout.notes]
+        if layout.volumes > 1:
+            notes.append(f"The file holds {layout.volumes} volumes: the first is read.")
+        plane, number = _choose(layout, axis, index, file, notes)
+        rows, columns = _in_plane(plane)
+        shape = layout.canonical_shape
+        check_sides(shape[columns], shape[rows], file.given)
+        values, sample = _scan(stream, layout, *_stored(layout, plane, number))
+        _finish(stream)
+    return _decoded(values, sample, layout, plane, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume as it is stored, and how that lies in the patient."""
+
+    stored: NDArray[Any]  # i, j, k of the file, unscaled
+    layout: Layout
+    sample: NDArray[Any]  # an even sample of `stored`
+
+    def slice(self, axis: str, index: int) -> Decoded:
+        """A slice as `read_nifti` decodes it; `axis` is one of AXES."""
+        plane = AXES.index(axis)
+        stored_axis, number = _stored(self.layout, plane, index)
+        values = self.stored.take(number, axis=stored_axis)
+        return _decoded(values, self.sample, self.layout, plane, self.layout.notes)
+
+
+def read_volume(file: PictureFile, number: int = 0) -> Volume:
+    """A whole volume; of several in one file the one with this number, or the last. Raises InputError."""
+    with _opened(file) as stream:
+        layout = _layout(stream, file)
+        for _ in range(min(number, layout.volumes - 1)):
+            for _ in _chunks(stream, layout):
+                pass
+        parts = [chunk for _, chunk in _chunks(stream, layout)]
+        _finish(stream)
+    stored = parts[0] if len(parts) == 1 else np.asfortranarray(np.concatenate(parts, axis=2))
+    step = max(1, -(-stored.size // SAMPLE))
+    return Volume(stored, layout, stored.reshape(-1, order="F")[::step])
+
+
+def read_slice(file: PictureFile, axis: int, number: int) -> NDArray[Any]:
+    """A slice of the first volume along a stored axis, as it is stored but scaled. Raises InputError."""
+    with _opened(file) as stream:
+        layout = _layout(stream, file)
+        values, _ = _scan(stream, layout, axis, number)
+    return _scaled(values, layout)
+
+
+def layout_of(file: PictureFile) -> Layout:
+    """What the header of a volume says; no voxel is read. Raises InputError."""
+    with _opened(file) as stream:
+        return _layout(stream, file)
+
+
+@contextmanager
+def _opened(file: PictureFile) -> Iterator[BinaryIO]:
+    """The unpacked bytes; whatever is wrong with them becomes one InputError."""
     with quiet():
         try:
-            with _opened(file) as stream:
-                return _read(cast(BinaryIO, stream), file, axis, index)
+            with gzip.open(file.path, "rb") if file.format == "gzip" else file.path.open("rb") as stream:
+                yield cast(BinaryIO, stream)
         except InputError:
             raise
         except _DAMAGE as error:
             raise file.damaged(f"it cannot be decoded ({type(error).__name__})") from None
 
 
-def _opened(file: PictureFile) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(file.path, "rb") if file.format == "gzip" else file.path.open("rb")
-
-
-def _read(stream: BinaryIO, file: PictureFile, axis: str | None, index: int | None) -> Decoded:
+def _layout(stream: BinaryIO, file: PictureFile) -> Layout:
+    """The header; the stream then stands at the first voxel."""
     head = stream.read(540)
     layout = read_layout(head, file)
-    notes = [*file.assumptions, *layout.notes]
-    plane, number = _choose(layout, axis, index, file, notes)
-    rows, columns = _in_plane(plane)
-    shape = layout.canonical_shape
-    check_sides(shape[columns], shape[rows], file.given)
     _skip(stream, layout.offset - len(head))
-    stored_axis, stored_number = layout.stored_axis[plane], number
+    return layout
+
+
+def _stored(layout: Layout, plane: int, number: int) -> tuple[int, int]:
+    """The stored axis of a canonical plane, and the number of its slice along that."""
     if layout.flipped[plane]:
-        stored_number = shape[plane] - 1 - number
-    values, sample = _scan(stream, layout, stored_axis, stored_number)
-    _finish(stream)
-    values = _radiological(values, layout, plane)
-    picture = Decoded(
-        values,
+        number = layout.canonical_shape[plane] - 1 - number
+    return layout.stored_axis[plane], number
+
+
+def _decoded(
+    values: NDArray[Any], sample: NDArray[Any], layout: Layout, plane: int, notes: tuple[str, ...]
+) -> Decoded:
+    """A stored slice, its two axes in their order, in the picture frame and the file's unit."""
+    rows, columns = _in_plane(plane)
+    values = radiological(values, layout, plane)
+    coloured = layout.dtype.names is not None
+    return Decoded(
+        _rgb(values) if coloured else _scaled(values, layout),
         laterality="known" if layout.known else "assumed",
         spacing=layout.spacing and (layout.spacing[rows], layout.spacing[columns]),
-        assumptions=tuple(notes),
-        sample=sample,
+        assumptions=notes,
+        sample=None if coloured else _scaled(sample, layout),
         sample_name="volume",
     )
-    if layout.dtype.names:
-        return replace(picture, values=_rgb(values), sample=None)
-    return replace(picture, values=_scaled(values, layout), sample=_scaled(sample, layout))
 
 
 # --- which slice ------------------------------------------------------------------------------
@@ -115,7 +179,7 @@ def _in_plane(plane: int) -> tuple[int, int]:
     return {0: (2, 1), 1: (2, 0), 2: (1, 0)}[plane]
 
 
-def _radiological(values: NDArray[Any], layout: Layout, plane: int) -> NDArray[Any]:
+def radiological(values: NDArray[Any], layout: Layout, plane: int) -> NDArray[Any]:
     """The stored slice to the picture frame.
 
     Canonical axes run to the right, to the front and to the head, so image left (right or front)

@@ -54,7 +54,8 @@ def read_layout(head: bytes, file: PictureFile) -> Layout:
     nibabel's HeaderDataError or ValueError for fields that nothing sensible fits in.
     """
     header = _header(head, file)
-    shape, volumes, notes = _shape(header, file)
+    shape, volumes = _shape(header, file)
+    notes: list[str] = []
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):  # a code that stands for nothing here
@@ -98,8 +99,8 @@ def _header(head: bytes, file: PictureFile) -> nib.Nifti1Header:
     raise file.damaged("it ends within its header")
 
 
-def _shape(header: nib.Nifti1Header, file: PictureFile) -> tuple[tuple[int, int, int], int, list[str]]:
-    """Three sizes, the number of volumes, and what had to be assumed."""
+def _shape(header: nib.Nifti1Header, file: PictureFile) -> tuple[tuple[int, int, int], int]:
+    """Three sizes and the number of volumes."""
     dimensions = [int(size) for size in header["dim"]]
     sizes = dimensions[1 : 1 + dimensions[0]]
     if not 2 <= dimensions[0] <= 7 or min(sizes) < 1:
@@ -108,12 +109,8 @@ def _shape(header: nib.Nifti1Header, file: PictureFile) -> tuple[tuple[int, int,
             " x ".join(str(size) for size in sizes[:7]) or "none",
             "export it again from its source",
         )
-    notes = []
     sizes += [1] * (3 - len(sizes))
-    volumes = int(np.prod(sizes[3:], dtype=object))
-    if volumes > 1:
-        notes.append(f"The file holds {volumes} volumes: the first is read.")
-    return (sizes[0], sizes[1], sizes[2]), volumes, notes
+    return (sizes[0], sizes[1], sizes[2]), int(np.prod(sizes[3:], dtype=object))
 
 
 def _check_bytes(layout: Layout, file: PictureFile) -> None:

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ibisagent.datasets.cases import Axis
-from ibisagent.datasets.volumes import SLICE_AXES, Volume, VolumePicture, open_volume
+from ibisagent.datasets.volumes import VolumePicture
 from ibisagent.errors import InputError
 from ibisagent.images.intensity import Window
-from ibisagent.images.picture_files import quiet
+from ibisagent.images.nifti import AXES, Axis, layout_of, radiological, read_slice
+from ibisagent.images.picture_files import open_picture
 from ibisagent.types import Mask, Picture
 
 _DIRECTIONS = ("x", "y", "z")  # of the stored array
@@ -55,18 +54,18 @@ class SliceFrame:
     def __init__(self, path: Path, which: RecordedSlice) -> None:
         """Raises InputError where the volume is not the one that was recorded."""
         self._path, self._which = path, which
-        image, self._orientation, _ = _opened(path)
-        shape = tuple(image.shape)
-        if shape != which.size or len(shape) != 3 or not 0 <= which.index < shape[which.direction]:
+        self._layout = layout_of(open_picture(path, "volume"))
+        shape = self._layout.shape
+        if shape != which.size or self._layout.volumes > 1 or not 0 <= which.index < shape[which.direction]:
             raise InputError(
                 "a recorded slice lies in its volume",
                 f"slice {which.index} of {_DIRECTIONS[which.direction]} and size {which.size} for {shape}",
                 "name the folder of the right volumes",
             )
-        canonical, flip = self._orientation[which.direction]
-        self._axis: Axis = SLICE_AXES[int(canonical)]
+        self._plane = self._layout.stored_axis.index(which.direction)
+        self._axis: Axis = AXES[self._plane]
         count = shape[which.direction]
-        self._index = count - 1 - which.index if flip < 0 else which.index
+        self._index = count - 1 - which.index if self._layout.flipped[self._plane] else which.index
         rest = [side for axis, side in enumerate(shape) if axis != which.direction]
         self.drawn_shape = (rest[1], rest[0])  # of the reference's masks
 
@@ -75,19 +74,11 @@ class SliceFrame:
 
     def truth(self, labels: Path) -> Mask:
         """The recorded value's pixels in the same stored slice of a label volume. Raises InputError."""
-        image = _opened(labels)[0]
-        if tuple(image.shape) != self._which.size:
-            raise InputError(
-                "labels have the size of their volume", tuple(image.shape), "find the right file"
-            )
-        place: list[Any] = [slice(None)] * 3
-        place[self._which.direction] = self._which.index
-        try:
-            stored = np.asanyarray(image.dataobj[tuple(place)])
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                "a volume is a whole NIfTI file", type(error).__name__, "export it again"
-            ) from None
+        file = open_picture(labels, "label volume")
+        shape = layout_of(file).shape
+        if shape != self._which.size:
+            raise InputError("labels have the size of their volume", shape, "find the right file")
+        stored = read_slice(file, self._which.direction, self._which.index)
         return self._turned(np.rint(stored) == self._which.label)
 
     def mask(self, drawn: Mask) -> Mask:
@@ -105,14 +96,4 @@ class SliceFrame:
 
     def _turned(self, stored: NDArray[Any]) -> NDArray[Any]:
         """A stored slice in the picture frame."""
-        flat = np.expand_dims(stored, self._which.direction)
-        canonical = nib.apply_orientation(flat, self._orientation)
-        return np.ascontiguousarray(Volume(canonical, (1.0, 1.0, 1.0), True, canonical).plane(self._axis, 0))
-
-
-def _opened(path: Path) -> tuple[Any, NDArray[np.float64], bool]:
-    try:
-        with quiet():
-            return open_volume(path)
-    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError("a volume is a whole NIfTI file", type(error).__name__, "export it again") from None
+        return np.ascontiguousarray(radiological(stored, self._layout, self._plane))
