@@ -32,6 +32,7 @@ from ibisagent.evaluation import (
     tool_swap,
     vqa_run,
 )
+from ibisagent.files import out_folder
 from ibisagent.pair import STARTS, PairOptions, load_pair
 from ibisagent.progress import open_screen
 from ibisagent.synthesis import export, gallery, importers, synthesize
@@ -317,8 +318,7 @@ def replay_command(command: Replay) -> int:
     from ibisagent.tools import load_tool
 
     if command.out is not None:
-        with writing_to("--out is a folder"):
-            command.out.mkdir(parents=True, exist_ok=True)
+        out_folder(command.out)
     table = Table("episode", "masks", "lowest IoU", "verdict")
     tools: dict[str, Tool] = {}
     all_verified = True
@@ -387,3 +387,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "vqa": (vqa_run.Vqa, vqa_run.run),
     "doctor": (Doctor, doctor_command),
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

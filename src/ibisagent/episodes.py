@@ -20,6 +20,7 @@ from PIL import Image
 
 from ibisagent.actions import format_action, parse
 from ibisagent.errors import EpisodeFormatError
+from ibisagent.files import write_whole
 from ibisagent.masks import decode_rle, encode_rle
 from ibisagent.types import (
     MAX_SIDE,
@@ -74,10 +75,7 @@ def episode_line(episode: Episode, pictures: PictureStore = "embed", folder: Pat
         assert folder is not None, "pictures='folder' needs the folder"
         file = folder / PICTURES / f"{episode.picture.content_id}.png"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".part")
-            temporary.write_bytes(_png(episode.picture))
-            temporary.replace(file)
+            write_whole(file, _png(episode.picture))
     record["picture"]["png"] = png
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,18 @@ def decode_rle(rle: Any) -> Mask:
         ) from None
     for index in range(3, len(counts)):
         counts[index] += counts[index - 2]
-    if max(height, width) > MAX_SIDE:
+    return fill_runs((height, width), counts)
+
+
+def fill_runs(size: tuple[int, int], counts: Sequence[int]) -> Mask:
+    """HxW from runs of background and foreground by turns, column by column.
+
+    Raises EpisodeFormatError where they do not add up, or a side is above MAX_SIDE.
+    """
+    height, width = size
+    if max(size) > MAX_SIDE:
         raise EpisodeFormatError(f"a mask's sides are at most {MAX_SIDE}", f"{height}x{width}")
-    if min(height, width) < 0 or any(count < 0 for count in counts) or sum(counts) != height * width:
+    if min(size) < 0 or any(count < 0 for count in counts) or sum(counts) != height * width:
         raise EpisodeFormatError("RLE counts add up to H*W", f"{sum(counts)} for {height}x{width}")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")

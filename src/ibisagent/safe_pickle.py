@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ibisagent.errors import InputError
 
 MAX_PICKLE_BYTES = 256 * 1024**2
-MAX_MEMBER_BYTES = 4 * 1024**3  # of one array in an npz, unpacked
+MAX_ARRAYS_BYTES = 4 * 1024**3  # of all arrays in an npz, unpacked
 
 _OPCODES_ALLOWED = """
     PROTO FRAME STOP MARK POP POP_MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
@@ -64,11 +64,18 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an npz file by name; object arrays through `load_pickle`.
 
     Raises InputError for what is no npz, holds anything but arrays, is damaged, or is larger than
-    `MAX_MEMBER_BYTES` an array.
+    `MAX_ARRAYS_BYTES`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            whole = sum(info.file_size for info in members)
+            if whole > MAX_ARRAYS_BYTES:
+                raise InputError(
+                    f"the arrays of a file have at most {MAX_ARRAYS_BYTES // 1024**2} MB",
+                    f"{whole} bytes",
+                    "split it",
+                )
             return {info.filename[: -len(".npy")]: _read_member(archive, info) for info in members}
     except InputError:
         raise
@@ -79,10 +86,6 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    if info.file_size > MAX_MEMBER_BYTES:
-        raise InputError(
-            f"an array has at most {MAX_MEMBER_BYTES // 1024**2} MB", f"{info.file_size} bytes", "split it"
-        )
     with archive.open(info) as file:
         version = npy.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -227,40 +230,48 @@ def _text(value: object) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-def _finished(value: Any, seen: dict[int, Any]) -> Any:
-    """`value` with every stand-in replaced by its array; lists and dicts in place, so cycles hold."""
+def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
+    """`value` with every stand-in replaced by its array; lists and dicts in place, so cycles hold.
+
+    `seen` has, by id, each value (so that its id stays its own) and what it became: parts that are
+    shared are finished once, or nested pairs of one part would double the work at every level.
+    """
     if id(value) in seen:
-        return seen[id(value)]
+        return seen[id(value)][1]
     if isinstance(value, _Array):
         if value.array is None:
             raise ValueError("an array without content")
-        seen[id(value)] = value.array
+        seen[id(value)] = value, value.array
         for index, item in enumerate(value.items):
             value.array.reshape(-1)[index] = _finished(item, seen)
         return value.array
     if isinstance(value, list):
-        seen[id(value)] = value
+        seen[id(value)] = value, value
         value[:] = [_finished(item, seen) for item in value]
     elif isinstance(value, dict):
-        seen[id(value)] = value
+        seen[id(value)] = value, value
         for key, item in list(value.items()):
-            _plain(key)
+            _plain(key, seen)
             value[key] = _finished(item, seen)
     elif isinstance(value, tuple):
-        return tuple(_finished(item, seen) for item in value)
+        whole = tuple(_finished(item, seen) for item in value)
+        seen[id(value)] = value, whole
+        return whole
     elif isinstance(value, set | frozenset):
         for item in value:
-            _plain(item)
+            _plain(item, seen)
     else:
-        _plain(value)
+        _plain(value, seen)
     return value
 
 
-def _plain(value: object) -> None:
+def _plain(value: object, seen: dict[int, tuple[Any, Any]]) -> None:
     """Refuse what only stands for a class or function."""
-    if isinstance(value, tuple):
-        for item in value:
-            _plain(item)
+    if isinstance(value, tuple | frozenset):
+        if id(value) not in seen:
+            seen[id(value)] = value, value
+            for item in value:
+                _plain(item, seen)
     elif value is not None and not isinstance(
         value, bool | int | float | complex | str | bytes | bytearray | np.generic
     ):

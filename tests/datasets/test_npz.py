@@ -34,7 +34,7 @@ def test_slices_and_text_prompts(tmp_path):
     np.testing.assert_array_equal(samples[3].truth, LABELS[1] == 2)
     np.testing.assert_array_equal(samples[3].picture.pixels[..., 0], IMAGES[1])
     assert samples[0].target == "Liver in abdominal CT" and samples[0].modality == "CT"
-    assert samples[0].picture.spacing == (0.8, 0.9)
+    assert samples[0].picture.spacing == (0.9, 0.8), "rows are y, columns x"
     named = open_dataset(tmp_path, options=ReadOptions(labels={"1": "liver"}, every=3))
     assert [sample.target for sample in named] == ["liver", "Spleen"] * 2
 

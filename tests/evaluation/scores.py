@@ -43,7 +43,9 @@ def made_up(seed: int = 0, cases: int = 60, shift: float = 0.0) -> list[CaseScor
                 predicted_pixels=None if failed else truth,
                 intersection=0 if failed else inside,
                 surface=Surface("px", iou, 5 * (1 - iou), 2 * (1 - iou)) if present and not failed else None,
-                objects=None if failed else (int(iou >= 0.5), int(iou < 0.5), int(present and iou < 0.5)),
+                objects=(0, 0, int(present))
+                if failed
+                else (int(iou >= 0.5), int(iou < 0.5), int(present and iou < 0.5)),
                 ious=tuple(float(step) for step in steps),
                 turn_verbs=(*(str(verb) for verb in verbs), "Terminate"),
                 clicks_in_error=tuple(bool(value) for value in rng.random(len(verbs)) < 0.8),

@@ -121,6 +121,8 @@ def test_a_folder_holds_one_run(command: Evaluate) -> None:
         (replace(command, pair=replace(PAIR, policy="scripted:oracle")), "scripted:oracle here"),
         (replace(command, absent="none"), "cases: 8 here, 10 there"),
         (replace(command, instruction="Where is the {target}?"), "instruction"),
+        (replace(command, window="0,100"), r"reading.window: \[0.0, 100.0\] here, None there"),
+        (replace(command, labels=("1=liver",)), r"reading.labels: {'1': 'liver'} here, None there"),
     ):
         with pytest.raises(InputError, match=named):
             evaluate(other)

@@ -70,9 +70,13 @@ def test_surfaces_objects_and_clicks_equal_plain_loops() -> None:
     surfaces = [case.surface for case in PRESENT if case.surface]
     assert metrics["HD95 (px)"].value == pytest.approx(np.mean([s.hd95 for s in surfaces]), abs=1e-12)
     assert metrics["NSD at 2 px"].n == len(surfaces) and metrics["HD95 (px)"].better == "lower"
-    tp, fp, fn = np.sum([case.objects for case in PRESENT if case.objects], axis=0)
-    f1 = metrics["detection F1 at IoU 0.5, objects pooled"]
-    assert f1.value == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-12)
+    f1s = []
+    for missing, cases in (("zero", PRESENT), ("skip", [case for case in PRESENT if case not in FAILED])):
+        tp, fp, fn = np.sum([case.objects for case in cases], axis=0)
+        f1 = found(CASES, Policies(missing=missing))["detection F1 at IoU 0.5, objects pooled"]
+        assert f1.value == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-12) and f1.n == len(cases)
+        f1s.append(f1.value)
+    assert f1s[0] < f1s[1], "what an episode without a result has not found is missed"
     inside = [case.first_click_inside for case in PRESENT if case.first_click_inside is not None]
     assert metrics["first click inside"].value == pytest.approx(np.mean(inside), abs=1e-12)
     shares = [flag for case in PRESENT for flag in case.clicks_in_error]

@@ -221,7 +221,8 @@ def _alive(group: int) -> bool:
 
 def test_other_options_in_the_same_folder_are_refused(data, whole):
     before = made(whole)
-    for options in ({"seed": 1}, {"stop_at": 0.9}, {"undo": False}, {"plain": 0.1}):
+    others = ({"seed": 1}, {"stop_at": 0.9}, {"undo": False}, {"plain": 0.1}, {"window": "0,100"})
+    for options in (*others, {"labels": ("1=liver",)}, {"target": "liver"}):
         with pytest.raises(InputError, match="continued with the options"):
             run(command(data, whole, **options))
     assert made(whole) == before

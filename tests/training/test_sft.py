@@ -146,3 +146,20 @@ def test_weights_that_are_no_numbers_are_never_saved(trajectories, tmp_path) -> 
 def test_the_first_step_of_a_run_without_warm_up_has_the_whole_rate(trajectories, tmp_path) -> None:
     train(sft(trajectories, tmp_path, optimisation=Optimisation(lr=1e-4, warmup=0.0, schedule="constant")))
     assert [rate for _, rate in curve(tmp_path, "lr")] == [1e-4] * 4
+
+
+def test_a_run_stopped_before_its_first_checkpoint_may_begin_with_other_data(
+    trajectories, tmp_path, monkeypatch
+) -> None:
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimiser.Journal, "write", lambda *_, **__: stopped())
+        with pytest.raises(KeyboardInterrupt):
+            train(sft(trajectories, tmp_path / "run"))
+    absent = replace(sft(trajectories, tmp_path / "run"), kinds=("absent",))
+    train(absent)
+    train(replace(absent, out=tmp_path / "fresh"))
+    ours, fresh = (json.loads((tmp_path / name / "items.json").read_text()) for name in ("run", "fresh"))
+    assert ours["items"] == fresh["items"] and ours["run"]["options"]["kinds"] == ["absent"]

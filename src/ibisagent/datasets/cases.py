@@ -8,10 +8,11 @@ without loading it, and every rule about sizes, empty masks and names holds once
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from ibisagent.errors import InputError
 from ibisagent.images import load_picture
 from ibisagent.images.intensity import Window
 from ibisagent.images.nifti import Axis
-from ibisagent.masks import decode_rle
+from ibisagent.masks import decode_rle, fill_runs
 from ibisagent.types import Mask, Picture, Sample
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -61,6 +62,23 @@ class ReadOptions:
     channel: int = 0  # of several volumes of one patient (nnU-Net's _0000, a fourth dimension)
     picture_column: str | None = None  # of a table
     mask_column: str | None = None  # of a table
+
+    def __post_init__(self) -> None:
+        try:
+            self.instruction.format(target="liver")
+        except (KeyError, IndexError, ValueError):
+            raise InputError(
+                "--instruction holds no braces but {target}",
+                repr(self.instruction[:80]),
+                "write the target as {target}",
+            ) from None
+
+    def record(self) -> dict[str, Any]:
+        """What changes pixels, masks or names of the same case keys, as plain JSON; defaults are left out."""
+        plain = ReadOptions()
+        names = ("target", "labels", "window", "channel", "picture_column", "mask_column")
+        found = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
+        return dict(json.loads(json.dumps(found, default=dict)))
 
 
 @dataclass(frozen=True)
@@ -217,11 +235,7 @@ class MaskFiles:
     label: str | None = None
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        masks = [label_mask(label_values(path), self.label) for path in self.paths]
-        for mask in masks:
-            if mask.shape != masks[0].shape:
-                raise InputError("masks of one picture have one size", f"{mask.shape}", "export them again")
-        return np.logical_or.reduce(masks)
+        return _union([label_mask(label_values(path), self.label) for path in self.paths])
 
 
 @dataclass(frozen=True)
@@ -244,7 +258,7 @@ class RleMask:
     codes: tuple[Mapping[str, object], ...]
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        return np.logical_or.reduce([decode_any_rle(code) for code in self.codes])
+        return _union([decode_any_rle(code) for code in self.codes])
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,18 @@ class UnionMask:
     parts: tuple[MaskSource, ...]
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        return np.logical_or.reduce([part.read(shape) for part in self.parts])
+        return _union([part.read(shape) for part in self.parts])
+
+
+def _union(masks: Sequence[Mask]) -> Mask:
+    for mask in masks:
+        if mask.shape != masks[0].shape:
+            raise InputError(
+                "masks of one picture have one size",
+                f"{mask.shape} and {masks[0].shape}",
+                "export them again",
+            )
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 # --- reading values ---------------------------------------------------------------------------
@@ -311,16 +336,19 @@ def label_names(found: NDArray[np.integer]) -> list[str]:
 
 def decode_any_rle(code: Mapping[str, object]) -> Mask:
     """COCO run lengths of either kind. Raises EpisodeFormatError where counts and size disagree."""
-    counts = code.get("counts")
+    counts, size = code.get("counts"), code.get("size")
     if isinstance(counts, Sequence) and not isinstance(counts, str | bytes):
-        height, width = (int(side) for side in code["size"])  # type: ignore[attr-defined]
-        runs = np.asarray(counts, np.int64)
-        if runs.sum() != height * width or (runs < 0).any():
-            raise InputError("RLE counts add up to H*W", f"{int(runs.sum())} for {height}x{width}")
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
+        try:
+            height, width = (int(side) for side in size)  # type: ignore[attr-defined]
+            runs = [int(count) for count in counts]
+        except (TypeError, ValueError):
+            raise InputError(
+                "run lengths have a size [H, W] and whole counts", "neither", "repair them"
+            ) from None
+        return fill_runs((height, width), runs)
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", "replace")
-    return decode_rle({"size": code.get("size"), "counts": counts})
+    return decode_rle({"size": size, "counts": counts})
 
 
 def fill_polygon(points: NDArray[np.float64], shape: tuple[int, int]) -> Mask:

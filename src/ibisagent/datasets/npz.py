@@ -37,7 +37,8 @@ class NpzPicture:
         values = images[self.index] if _is_volume(images) else images
         in_plane = None
         if spacing is not None and spacing.shape == (3,) and np.all(spacing > 0):
-            in_plane = (float(spacing[0]), float(spacing[1]))  # the challenge writes x, y, z
+            # x, y, z: MedSAM's scripts write what SimpleITK's GetSpacing gives, and arrays as z, y, x
+            in_plane = (float(spacing[1]), float(spacing[0]))
         decoded = Decoded(values, spacing=in_plane, modality=self.modality)
         return to_picture(decoded, self.window)
 

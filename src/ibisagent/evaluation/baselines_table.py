@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ibisagent.errors import InputError
 from ibisagent.evaluation.evaluate import Evaluate
 from ibisagent.evaluation.runs_table import Row, check_whole, measure, row, show
+from ibisagent.files import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,6 @@ def baselines(command: Baselines, screen: Console | None = None) -> dict[str, An
     Rows that cannot be run are listed with the reason.
     """
     from ibisagent.evaluation.best_of import agreement_facts
-    from ibisagent.evaluation.samples import write_json
 
     check_whole(command)
     if command.samples < 0 or command.samples == 1:

@@ -20,9 +20,10 @@ from typing import Any
 from ibisagent import metrics
 from ibisagent.evaluation.collector import Policies
 from ibisagent.evaluation.intervals import mean, mean_columns
-from ibisagent.evaluation.samples import RUN, SAMPLES, read_lines, read_run, write_json
+from ibisagent.evaluation.samples import RUN, SAMPLES, read_lines, read_run
 from ibisagent.evaluation.scoring import CaseScore, from_record
 from ibisagent.evaluation.summary import SCHEMA, resampler_of, summarize
+from ibisagent.files import write_json
 from ibisagent.masks import decode_rle
 
 COSTS = ("tokens", "seconds", "policy_seconds", "tool_seconds")  # summed over the n episodes

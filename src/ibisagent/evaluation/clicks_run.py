@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError, writing_to
+from ibisagent.errors import InputError
+from ibisagent.files import out_folder, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +82,7 @@ def run(command: Clicks) -> int:
 
 def measure(command: Clicks, screen: Console | None = None) -> dict[str, Any]:
     """The summary as plain values, also written to the folder. Raises InputError."""
-    from ibisagent.evaluation.samples import claim, mend, write_json
+    from ibisagent.evaluation.samples import claim, mend
     from ibisagent.tools import load_tool
 
     for name in ("clicks", "batch_size"):
@@ -95,8 +96,7 @@ def measure(command: Clicks, screen: Console | None = None) -> dict[str, Any]:
         raise InputError(
             "--named and --start proposal need a tool that takes text", tool.name, "leave them out"
         )
-    with writing_to("--out is a folder"):
-        command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
     claim(command.out, "clicks", _facts(command, planned, tool))
     file = command.out / LINES
     mend(file)
@@ -162,6 +162,7 @@ def _facts(command: Clicks, planned: Plan, tool: Tool) -> dict[str, Any]:
         "cases": len(cases),
         "case_list": hashed(*cases),
         "instruction": command.instruction,
+        "reading": planned.options.record(),
         "tool": dict(tool.fingerprint()),
         "clicks": command.clicks,
         "start": command.start,

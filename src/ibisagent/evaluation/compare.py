@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.errors import InputError
+from ibisagent.files import out_folder, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,14 +66,12 @@ class Difference:
 def run(command: Compare) -> int:
     """Print the comparison and, with --out, write it. Returns the exit code, 0."""
     from ibisagent.evaluation.compare_report import comparison_html
-    from ibisagent.evaluation.samples import write_json
     from ibisagent.progress import open_screen
 
     comparison = compare(command)
     show(comparison, open_screen())
     if command.out is not None:
-        command.out.mkdir(parents=True, exist_ok=True)
-        write_json(command.out / "comparison.json", comparison)
+        write_json(out_folder(command.out) / "comparison.json", comparison)
         (command.out / "comparison.html").write_text(comparison_html(comparison), encoding="utf-8")
         print(f"comparison: {command.out / 'comparison.json'}\nreport: {command.out / 'comparison.html'}")
     return 0

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError, InputError, writing_to
+from ibisagent.errors import IbisError, InputError
+from ibisagent.files import out_folder, write_json
 from ibisagent.pair import STARTS, PairOptions
 
 if TYPE_CHECKING:
@@ -124,13 +125,13 @@ def evaluate(
         wrap = WrongFirstClick
     planned = plan_of(command)
     tasks, cases = planned.tasks, sorted(name for task in planned.tasks for name in task.case_ids())
-    with writing_to("--out is a folder"):
-        command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
     facts = {
         "split": command.split,
         "cases": len(cases),
         "case_list": list_id(cases),
         "instruction": command.instruction,
+        "reading": planned.options.record(),
         "index_faults": planned.faults,
         **({} if change is None else {"perturbation": change.record()}),
     }
@@ -177,10 +178,6 @@ def _check(command: Evaluate) -> None:
             raise InputError(f"--{name} is at least 1", value)
     if command.per_set is not None and command.per_set < 1:
         raise InputError("--per-set is at least 1", command.per_set)
-    try:
-        command.instruction.format(target="liver")
-    except (KeyError, IndexError, ValueError):
-        raise InputError("--instruction holds no braces but {target}", command.instruction) from None
     if command.pair.start not in STARTS:
         raise InputError("a data set has no one mask to begin from", "a file", f"--start {', '.join(STARTS)}")
     if command.pair.policy == "human":
@@ -281,7 +278,7 @@ def _write_summary(
     """Summary and report, once every planned case is there."""
     from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.report import evaluation_html
-    from ibisagent.evaluation.samples import read_run, read_scores, write_json
+    from ibisagent.evaluation.samples import read_run, read_scores
     from ibisagent.evaluation.summary import SCHEMA, summarize
     from ibisagent.rollout import host_record
 

@@ -25,6 +25,7 @@ from scipy import ndimage
 from ibisagent.actions import click_pixel
 from ibisagent.errors import EpisodeFormatError, InputError
 from ibisagent.evaluation.intervals import Resampler, mean, mean_columns
+from ibisagent.files import out_folder, write_json
 from ibisagent.masks import decode_rle, error_regions
 from ibisagent.seeding import generator_for
 from ibisagent.synthesis.clicks import ClickSimulator, Kind
@@ -74,15 +75,13 @@ class Placed:
 
 def run(command: HumanClicks) -> int:
     """Print the table and, with --out, write it. Returns the exit code, 0."""
-    from ibisagent.evaluation.samples import write_json
     from ibisagent.progress import open_screen
 
     clicks = [click for log in command.logs for click in read_clicks(log)]
     table = compare_clicks(clicks, command.seed)
     show(table, open_screen())
     if command.out is not None:
-        command.out.mkdir(parents=True, exist_ok=True)
-        write_json(command.out / "human-clicks.json", table)
+        write_json(out_folder(command.out) / "human-clicks.json", table)
         print(f"table: {command.out / 'human-clicks.json'}")
     return 0
 
@@ -101,7 +100,7 @@ def read_clicks(log: Path) -> Iterator[RecordedClick]:
         raise InputError("a result folder holds samples.jsonl", "none there", "name an episode log")
     for file in files:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise EpisodeFormatError("an episode log is a readable file", type(error).__name__) from None
         for number, line in enumerate(lines, start=1):

@@ -81,7 +81,8 @@ class Builder(Collector):
     def objects(self) -> None:
         """F1 over the objects of all cases."""
         rows = [case.objects if case.objects else (0, 0, 0) for case in self.cases]
-        reasons = self.why([None if case.objects is None else 1.0 for case in self.cases], "no prediction")
+        counts = [None if case.objects is None or self.missing(case) else 1.0 for case in self.cases]
+        reasons = self.why(counts, "no prediction")
         self.add(
             f"detection F1 at IoU {OBJECT_IOU:g}, objects pooled",
             np.array(rows, float).reshape(-1, 3),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
+from ibisagent.files import out_folder, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,12 +92,11 @@ BENCHMARKS = (
 
 def run(command: Evaluate) -> int:
     """Measure the benchmarks that lie below DATA, else DATA itself, and print the table; returns 0."""
-    from ibisagent.evaluation.samples import write_json
     from ibisagent.progress import open_screen
 
     screen = open_screen()
     record = reproduce(command, screen)
-    command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
     write_json(command.out / "reproduction.json", record)
     _show(record, screen)
     print(f"reproduction: {command.out / 'reproduction.json'}")

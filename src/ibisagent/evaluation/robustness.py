@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ibisagent.errors import InputError
 from ibisagent.evaluation.evaluate import Evaluate
 from ibisagent.evaluation.runs_table import PRESENCE, check_whole, measure, row, show
+from ibisagent.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +44,6 @@ def run(command: Robustness) -> int:
 def robustness(command: Robustness, screen: Console | None = None) -> dict[str, Any]:
     """The table as plain JSON values; each row's run lies in a folder below `command.out`."""
     from ibisagent.evaluation.perturb import KINDS, Perturbation
-    from ibisagent.evaluation.samples import write_json
 
     check_whole(command)
     if command.perturb is not None:

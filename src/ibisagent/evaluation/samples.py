@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ibisagent.errors import EpisodeFormatError, InputError
 from ibisagent.evaluation.scoring import CaseScore, from_record
+from ibisagent.files import write_json
 from ibisagent.fingerprint import refuse_if_different
 
 RUN = "run.json"
@@ -97,14 +97,3 @@ def claim(folder: Path, key: str, facts: dict[str, Any]) -> None:
         return
     record[key] = facts
     write_json(folder / RUN, record)
-
-
-def write_json(file: Path, record: dict[str, Any]) -> None:
-    """Replace `file` as a whole."""
-    temporary = file.with_name(file.name + ".part")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    temporary.write_text(
-        json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    temporary.replace(file)

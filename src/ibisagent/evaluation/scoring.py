@@ -58,7 +58,9 @@ class CaseScore:
     predicted_pixels: int | None = None  # None: no prediction (outcome none)
     intersection: int = 0
     surface: Surface | None = None  # None: no prediction, or a mask is empty
-    objects: tuple[int, int, int] | None = None  # TP, FP, FN at OBJECT_IOU; None: no prediction
+    objects: tuple[int, int, int] | None = (
+        None  # TP, FP, FN at OBJECT_IOU; without a prediction all are missed
+    )
     ious: tuple[float, ...] = ()  # before turn 1, then after each turn
     turn_verbs: tuple[str, ...] = ()  # the action of each turn; "" where none could be read
     clicks_in_error: tuple[bool, ...] = ()  # of each click: positive in FN, or negative in FP
@@ -114,7 +116,7 @@ def score(sample: Sample, patient: str, episode: Episode, absence: Absence = "ha
     empty = np.zeros_like(truth)
     counts = overlap(truth, empty if predicted is None else predicted)
     first = next((turn.action for turn in episode.turns if isinstance(turn.action, Click)), None)
-    found = None if predicted is None else match_objects(truth, predicted, OBJECT_IOU)
+    found = match_objects(truth, empty if predicted is None else predicted, OBJECT_IOU)
     steps = [episode.start_mask, *(turn.mask for turn in episode.turns)]
     return CaseScore(
         **_names(sample, patient),
@@ -126,9 +128,7 @@ def score(sample: Sample, patient: str, episode: Episode, absence: Absence = "ha
         predicted_pixels=None if predicted is None else counts.predicted,
         intersection=counts.intersection,
         surface=None if predicted is None else _surface(sample, truth, predicted),
-        objects=None
-        if found is None
-        else (found.true_positives, found.false_positives, found.false_negatives),
+        objects=(found.true_positives, found.false_positives, found.false_negatives),
         ious=tuple(overlap(truth, empty if mask is None else mask).iou() or 0.0 for mask in steps),
         turn_verbs=tuple(_verb(turn.action) for turn in episode.turns),
         clicks_in_error=_clicks_in_error(truth, episode),

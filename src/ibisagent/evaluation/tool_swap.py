@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ibisagent.errors import InputError
 from ibisagent.evaluation.evaluate import Evaluate
 from ibisagent.evaluation.runs_table import Row, check_whole, measure, row, show
+from ibisagent.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,6 @@ def tool_swap(command: ToolSwap, screen: Console | None = None) -> dict[str, Any
     The difference of a row is to the same policy with the first tool that it can be run with.
     Pairs that do not fit each other are listed with the reason.
     """
-    from ibisagent.evaluation.samples import write_json
     from ibisagent.pair import load_pair
 
     check_whole(command)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.errors import InputError
+from ibisagent.files import out_folder, write_json
 from ibisagent.pair import PairOptions
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def answer_all(command: Vqa) -> dict[str, Any]:
 
     Raises InputError for data that cannot be read, and for a policy that only segments.
     """
-    from ibisagent.evaluation.samples import claim, mend, write_json
+    from ibisagent.evaluation.samples import claim, mend
     from ibisagent.evaluation.vqa import LAYOUTS
 
     if command.batch_size < 1:
@@ -71,7 +72,7 @@ def answer_all(command: Vqa) -> dict[str, Any]:
     if not questions:
         raise InputError("there is something to answer", f"no question in split {command.split!r}")
     policy = _load(command)
-    command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
     data = {"layout": command.layout, "split": command.split, "language": command.language}
     claim(command.out, "data", {**data, "questions": len(questions), "system": SYSTEM})
     claim(command.out, "pair", {"policy": policy.name, "fingerprint": _plain(policy.fingerprint())})
@@ -174,8 +175,8 @@ def _observation(policy: Policy, question: Question, seed: int) -> Observation:
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+        with file.open("rb") as lines:  # text would also be split at U+2028
+            yield from map(json.loads, lines)
 
 
 def _plain(record: Any) -> Any:

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ibisagent.errors import InputError
+from ibisagent.files import part_of
 from ibisagent.fingerprint import file_id
 from ibisagent.lanes import in_lanes
 from ibisagent.policies.embedded_model import (
@@ -151,7 +152,7 @@ class EmbeddedPolicy:
             "calibration": json.dumps(asdict(self.calibration)),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
+        temporary = part_of(path)
         save_file(state, str(temporary), metadata)
         temporary.replace(path)
 

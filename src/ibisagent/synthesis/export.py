@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ibisagent.errors import InputError, MissingExtraError, writing_to
+from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.files import out_folder
 
 if TYPE_CHECKING:
     from ibisagent.types import Episode, Message, Pixels
@@ -68,8 +69,7 @@ def run(command: Export) -> int:
 
     files = trajectory_files(command.trajectories)
     episodes = (episode for path in files for episode in read_episodes(path))
-    with writing_to("--out is a folder"):
-        command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
     if any(command.out.iterdir()):
         raise InputError("--out is an empty folder", "one with files", "name another folder")
     found = records(episodes, command.unit, command.kinds)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from ibisagent.errors import IbisError, InputError
+from ibisagent.errors import IbisError, InputError, writing_to
 from ibisagent.types import Click, Episode, Mask, Prompt, Sample, ToolReply, ToolRequest
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def run(command: Import) -> int:
             print(f"left out: {where}: {error}")
     if not made:
         raise InputError("there is something to import", "no whole trajectory", "see the lines above")
-    command.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to("--out is a file"):
+        command.out.parent.mkdir(parents=True, exist_ok=True)
     write_episodes(command.out, made, "folder")
     print(
         f"{len(made)} trajectories, {sum(one.kind == UNREACHED for one in made)} unreached, in {command.out}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
+from ibisagent.files import write_json
 
 if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Work
@@ -21,7 +22,7 @@ MANIFEST = "manifest.json"
 
 def begin(out: Path, work: Work) -> dict[str, Any]:
     """The manifest of this job. Raises InputError where the folder holds another one."""
-    from ibisagent.fingerprint import differences
+    from ibisagent.fingerprint import refuse_if_different
 
     job = work.job
     record: dict[str, Any] = {
@@ -29,6 +30,7 @@ def begin(out: Path, work: Work) -> dict[str, Any]:
         "job": {
             "data": {"format": work.dataset.format, "cases": work.count, "digest": work.digest},
             "instruction": job.options.instruction,
+            "reading": job.options.record(),
             "tool": ":".join(part.rsplit("/", 1)[-1] for part in job.tool.split(":", 1)),
             "point_to_box": job.point_to_box,
             "teaching": asdict(job.teaching),
@@ -53,16 +55,12 @@ def begin(out: Path, work: Work) -> dict[str, Any]:
             raise InputError(
                 "the manifest in --out can be read", "a damaged one", "name another folder"
             ) from None
-        changed = differences(record["job"], earlier)
-        if changed:
-            raise InputError(
-                "a job is continued with the options that it was begun with",
-                "; ".join(changed),
-                "name another --out, or use the same options",
-            )
+        refuse_if_different(
+            record["job"], earlier, "a job is continued with the options that it was begun with"
+        )
     elif any(out.glob("*.jsonl")):
         raise InputError("--out is a folder of its own", "one with other logs", "name another folder")
-    write_manifest(path, record)
+    write_json(path, record)
     return record
 
 
@@ -112,13 +110,6 @@ def trajectory_files(path: Path) -> list[Path]:
             "trajectories are a log or a folder of logs", "none", "name the folder of `synthesize`"
         )
     return files
-
-
-def write_manifest(path: Path, record: dict[str, Any]) -> None:
-    """Write it as a whole; it takes its name in one step."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

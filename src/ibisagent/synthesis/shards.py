@@ -21,13 +21,14 @@ from ibisagent.datasets.detect import open_dataset, open_part
 from ibisagent.environment import Settings
 from ibisagent.episodes import episode_line
 from ibisagent.errors import IbisError
+from ibisagent.files import write_whole
 from ibisagent.fingerprint import list_id
 from ibisagent.seeding import generator_for
 from ibisagent.synthesis.instructions import Scene, scene_of
 from ibisagent.synthesis.teacher import ChatTeacher, TeacherOptions, open_teacher
 from ibisagent.synthesis.trajectories import UNREACHED, Plan, Teaching, plan, trajectories
 from ibisagent.synthesis.wording import Wording, worded
-from ibisagent.types import BASE_VERBS, Episode, Mask, Sample, Tool, Verb
+from ibisagent.types import BASE_VERBS, Mask, Sample, Tool, Verb
 
 _LEFT_OUT = '{"left_out"'
 
@@ -195,7 +196,7 @@ class _Shard:
             if episode.kind == UNREACHED and not job.keep_unreached:
                 self._note(key, _left_out(key, UNREACHED, episode.message))
             else:
-                self._note(key, _line(episode, self._out))
+                self._note(key, episode_line(episode, "folder", self._out))
             tick(0, 1)
 
     def _missing(self, case: Case, repeat: int) -> Iterator[tuple[Sample, Plan]]:
@@ -238,16 +239,6 @@ class _Shard:
 # --- files ------------------------------------------------------------------------------------
 
 
-def _line(episode: Episode, out: Path) -> str:
-    """One JSON line; its picture lies in a folder beside the shards, once for all its targets."""
-    for _ in range(3):
-        try:
-            return episode_line(episode, "folder", out)
-        except FileNotFoundError:  # another worker stored a picture of the same content first
-            continue
-    return episode_line(episode, "folder", out)
-
-
 def _left_out(key: str, why: str, detail: str) -> str:
     line = json.dumps({"left_out": key, "why": why, "detail": detail}, ensure_ascii=False) + "\n"
     assert line.startswith(_LEFT_OUT), "lines are told apart by how they begin"
@@ -270,6 +261,4 @@ def _key(line: str) -> str:
 
 
 def _replace(path: Path, lines: Sequence[str]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(lines))

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError, InputError, writing_to
+from ibisagent.errors import IbisError, InputError
+from ibisagent.files import out_folder, write_json
 
 if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Job, Work
@@ -95,7 +96,7 @@ class Synthesize(Reading):
 def run(command: Synthesize) -> int:
     """Make or continue the trajectories; returns the exit code. Raises InputError."""
     from ibisagent import ray_engine
-    from ibisagent.synthesis.manifest import MANIFEST, begin, locked, summary, write_manifest
+    from ibisagent.synthesis.manifest import MANIFEST, begin, locked, summary
     from ibisagent.synthesis.shards import Work, shard_path
     from ibisagent.synthesis.teacher import Ledger, ledger_path
 
@@ -119,8 +120,7 @@ def run(command: Synthesize) -> int:
         _say(f"{fault.kind}: {fault.where} ({fault.done})")
     if len(work.dataset.faults) > 5:
         _say(f"... and {len(work.dataset.faults) - 5} more; see `ibisagent data check`")
-    with writing_to("--out is a folder"):
-        command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
     with locked(command.out):
         manifest = begin(command.out, work)
         pending = [index for index in range(job.shards) if not shard_path(command.out, index).exists()]
@@ -136,7 +136,7 @@ def run(command: Synthesize) -> int:
         manifest |= summary(command.out, job.shards) | {"complete": True}
         if job.teacher is not None:
             manifest["teacher"] = Ledger(ledger_path(command.out)).counts()
-        write_manifest(command.out / MANIFEST, manifest)
+        write_json(command.out / MANIFEST, manifest)
     counts = manifest["counts"]
     print(f"{counts['trajectories']} trajectories in {command.out}")
     _say(", ".join(f"{kind} {count}" for kind, count in counts["kinds"].items()))

@@ -23,6 +23,7 @@ from typing import Any
 
 from ibisagent.actions import format_action
 from ibisagent.errors import InputError, PolicyError
+from ibisagent.files import write_whole
 from ibisagent.policies.chat import chat_messages, parse_chat_spec
 from ibisagent.policies.chat_client import ChatClient, ChatOptions
 from ibisagent.seeding import seed_for
@@ -141,9 +142,7 @@ class Ledger:
             fcntl.flock(lock, fcntl.LOCK_EX)
             record = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
             yield record
-            temporary = self._path.with_suffix(".part")
-            temporary.write_text(json.dumps(record), encoding="utf-8")
-            temporary.replace(self._path)
+            write_whole(self._path, json.dumps(record))
 
     def reserve(self, tokens: int, options: TeacherOptions) -> float | None:
         """Book a call and the most it can cost; the seconds to wait for its turn, None over the budget."""
@@ -310,7 +309,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _store(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{threading.get_ident()}-{time.time_ns()}.part")
-    temporary.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(record, ensure_ascii=False) + "\n")

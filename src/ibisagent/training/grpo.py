@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError, writing_to
+from ibisagent.errors import InputError
+from ibisagent.files import out_folder
 from ibisagent.rewards import PROFILES
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
@@ -215,8 +216,7 @@ def _check(command: TrainRl) -> None:
         raise InputError(
             "--temperature is a number above 0, since equal rollouts teach nothing", command.temperature
         )
-    with writing_to("--out is a folder"):
-        command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
 
 
 # --- learning -------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def _rows(file: Path) -> Iterator[Any]:
         if text.lstrip().startswith("["):
             yield from json.loads(text)
         else:
-            yield from (json.loads(line) for line in text.splitlines() if line.strip())
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
     except (ValueError, RecursionError):
         raise InputError(
             "a --mix file is a JSON list, or JSONL with one object a line", file.name, "check the file"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -283,11 +284,9 @@ class Journal:
         if optimiser.options.log_with:
             optimiser.accelerator.init_trackers("ibisagent")
         if self._main:
-            lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+            lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else []
             kept = [line for line in lines if _step(line) is not None and (_step(line) or 0) <= step]
-            temporary = self.file.with_suffix(".part")
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            temporary.replace(self.file)
+            write_whole(self.file, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, stepped: Stepped, **more: float) -> None:
         """One line, and the same to the tracker where there is one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
+from ibisagent.files import write_json
 from ibisagent.fingerprint import refuse_if_different
 
 if TYPE_CHECKING:
@@ -101,18 +102,12 @@ def claim(out: Path, stage: str, options: Mapping[str, Any], rank: int, **facts:
         rule = "a run is continued with the options and data that it began with"
         refuse_if_different(ours, json.loads(file.read_text(encoding="utf-8")), rule)
     elif rank == 0:
-        _write(file, ours)
+        write_json(file, ours)
 
 
 def write_card(out: Path, card: dict[str, Any]) -> None:
     """Write what made the policy of a run's folder, as a whole."""
-    _write(out / CARD, card)
-
-
-def _write(file: Path, record: Mapping[str, Any]) -> None:
-    temporary = file.with_suffix(".part")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    write_json(out / CARD, card)
 
 
 def card_of(policy: str) -> dict[str, Any] | None:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ibisagent.errors import EpisodeFormatError, InputError, writing_to
+from ibisagent.errors import EpisodeFormatError, InputError
+from ibisagent.files import out_folder, write_whole
 from ibisagent.training.optimiser import Optimisation
-from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
+from ibisagent.training.policy import POLICY, RUN, PolicyToTrain, check_history
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,8 +129,7 @@ def _check(command: TrainSft) -> None:
             "--batch and --steps are at least 1, --epochs is a number above 0",
             f"{command.batch}, {command.steps}, {command.epochs}",
         )
-    with writing_to("--out is a folder"):
-        command.out.mkdir(parents=True, exist_ok=True)
+    out_folder(command.out)
 
 
 def _cross_entropy(_: int, log_probs: Tensor, batch: Collated) -> Tensor:
@@ -187,12 +187,14 @@ class Trajectories:
     def check(self, out: Path, optimiser: Optimiser, screen: Any) -> dict[str, int]:
         """Look at every text before the first step: which can be trained, and why others cannot.
 
-        Found out once and kept in the run's folder. Raises InputError where nothing is left.
+        Found out once for the run that run.json describes, and kept in its folder. Raises InputError
+        where nothing is left.
         """
         from ibisagent.progress import Progress
 
-        file = out / ITEMS
-        if not file.exists() and optimiser.rank == 0:
+        file, run = out / ITEMS, json.loads((out / RUN).read_text(encoding="utf-8"))
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if known.get("run") != run and optimiser.rank == 0:
             left: Counter[str] = Counter()
             items: list[tuple[int, int]] = []
             with Progress(screen, "checking", len(self._places), 0) as progress:
@@ -204,12 +206,7 @@ class Trajectories:
                         else:
                             left[problem] += 1
                     progress.advance("")
-            temporary = file.with_suffix(".part")
-            temporary.write_text(
-                json.dumps({"items": items, "left_out": left}),
-                encoding="utf-8",
-            )
-            temporary.replace(file)
+            write_whole(file, json.dumps({"run": run, "items": items, "left_out": left}))
         optimiser.accelerator.wait_for_everyone()
         record = json.loads(file.read_text(encoding="utf-8"))
         self.items = [(number, index) for number, index in record["items"]]

@@ -20,6 +20,7 @@ import tyro
 
 from ibisagent.datasets.reading import Reading
 from ibisagent.errors import IbisError, InputError, MissingExtraError
+from ibisagent.files import write_whole
 from ibisagent.types import Mask, Picture, Sample
 
 AGENT = "ibisagent"
@@ -110,8 +111,7 @@ def verl_row(sample: Sample, folder: Path, index: int, *, single_turn: bool = Fa
         raise InputError("reinforcement learning needs the true mask", f"none in {sample.sample_id}")
     name = f"images/{content_name(sample.picture.pixels)}.png"
     if not (folder / name).exists():
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(png(sample.picture.pixels))
+        write_whole(folder / name, png(sample.picture.pixels))
     record = {
         "sample_id": sample.sample_id,
         "instruction": sample.instruction,
