@@ -21,7 +21,6 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from ibisagent.errors import InputError
 from ibisagent.images import load_mask, load_picture, parse_window
-from ibisagent.images.intensity import AGAINST_CONVENTION
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -448,10 +447,8 @@ def test_dicom_sides_are_told_and_never_changed(
     picture = load_picture(path)
     assert (picture.pixels[..., 0] == grey()).all()
     sentence = f"The picture is kept as stored: image left is {left}, image top is {top}."
-    against = left == "the patient's left"
-    assert picture.laterality == ("assumed" if against else "known")
-    told = (AGAINST_CONVENTION,) if against else ()
-    assert picture.assumptions == ((sentence, *told) if left else ())
+    assert picture.laterality == ("mirrored" if left == "the patient's left" else "known")
+    assert picture.assumptions == ((sentence,) if left else ())
 
 
 def test_spacing_of_dicom_files(tmp_path: Path) -> None:

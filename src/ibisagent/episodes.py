@@ -347,7 +347,7 @@ def _picture(record: Mapping[str, Any], folder: Path | None, resolve: Resolver |
     picture = Picture(
         pixels=pixels,
         spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
-        laterality=_one_of(("known", "assumed"), record["laterality"]),
+        laterality=_one_of(("known", "mirrored", "assumed"), record["laterality"]),
         assumptions=tuple(_is(str, text) for text in record["assumptions"]),
         modality=_or_none(str, record["modality"]),
     )

@@ -21,7 +21,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from ibisagent.types import Support
+from ibisagent.types import Laterality, Support
 
 TARGETS: tuple[str, ...] = (
     "anterior hippocampus",
@@ -383,6 +383,13 @@ def in_the_mirror(target: str) -> str:
     if organ not in _PAIRED or side not in OTHER_SIDE:
         return target
     return f"{OTHER_SIDE[side]} {organ}"
+
+
+def by_convention(target: str, laterality: Laterality) -> str:
+    """What a target is called in a picture where names of sides are read as if image left were the
+    patient's right, as the embedded pair has learned them.
+    """
+    return in_the_mirror(target) if laterality == "mirrored" else target
 
 
 def canonical_target(instruction: str) -> str | None:

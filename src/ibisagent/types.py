@@ -24,7 +24,9 @@ Mask: TypeAlias = NDArray[np.bool_]  # HxW, picture frame
 Pixels: TypeAlias = NDArray[np.uint8]  # HxWx3, RGB in [0, 255]
 Logits: TypeAlias = NDArray[np.float32]  # hxw, the tool's own low-resolution grid
 
-Laterality: TypeAlias = Literal["known", "assumed"]  # that image left is the patient's right
+# Is image left the patient's right? known: the file says so; mirrored: it says that it is the patient's
+# left; assumed: it says nothing, and it is taken so.
+Laterality: TypeAlias = Literal["known", "mirrored", "assumed"]
 
 MAX_SIDE = 8192  # pixels a side of any picture (METHOD section 2)
 

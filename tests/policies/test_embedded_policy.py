@@ -11,8 +11,12 @@ from pydicom.examples import get_path
 from safetensors.torch import save_file
 
 from ibisagent.actions import parse
+from ibisagent.agent import Agent
+from ibisagent.datasets.cases import ReadOptions, samples_of
+from ibisagent.datasets.detect import open_part
 from ibisagent.errors import InputError
 from ibisagent.images import load_picture
+from ibisagent.masks import iou
 from ibisagent.policies.embedded import FORMAT, Calibration, EmbeddedPolicy, looks_of
 from ibisagent.policies.embedded_model import (
     LONGEST,
@@ -276,3 +280,23 @@ def test_alike_pictures_are_looked_at_once_unless_one_says_its_sides() -> None:
     sided = replace(bare, laterality="known")
     asked = [(bare, 0), (again, 0), (bare, 1), (sided, 0), (other, 0), (sided, 0)]
     assert looks_of(asked) == ([0, 2, 3, 4], [0, 0, 1, 2, 3, 2])
+
+
+def test_in_a_mirrored_file_sides_are_still_the_patients(data_root: Path) -> None:
+    """CT slices with both kidneys, turned left to right: the file says so, and names stay the patient's."""
+    agent, found = Agent.load(max_turns=4), 0
+    for case in open_part(data_root / "BTCV", "val").cases:
+        if not {"left kidney", "right kidney"} <= {target.name for target in case.targets} or found == 3:
+            continue
+        truths = {sample.target: sample for sample in samples_of(case, ReadOptions())}
+        left, right = truths["left kidney"], truths["right kidney"]
+        if min(left.truth.mean(), right.truth.mean()) < 0.008:
+            continue
+        found += 1
+        turned = replace(left.picture, pixels=left.picture.pixels[:, ::-1].copy(), laterality="mirrored")
+        for name, own, other in (("left", left, right), ("right", right, left)):
+            result = agent.segment(turned, f"Find the patient's {name} kidney")
+            assert iou(result.mask, own.truth[:, ::-1]) > 0.7 and iou(result.mask, other.truth[:, ::-1]) == 0
+            texts = " ".join(attempt.text for turn in result.episode.turns for attempt in turn.attempts)
+            assert f"{name} kidney" in texts and f"{(own is left and 'right') or 'left'} kidney" not in texts
+    assert found == 3

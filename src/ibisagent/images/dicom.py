@@ -99,12 +99,10 @@ def _read(file: PictureFile, frame: int | None, stored: bool) -> Decoded:
     pixels, photometric = _decode(data_set, uid, number, count, file)
     facts = frame_facts(data_set, number)
     sides = patient_sides(facts, notes)
-    left_is_left = sides is not None and sides.left == "left"
     decoded = Decoded(
         pixels,
         spacing=pixel_spacing(facts, notes),
-        laterality="known" if sides and not left_is_left else "assumed",
-        left_is_left=left_is_left,
+        laterality="assumed" if sides is None else "mirrored" if sides.left == "left" else "known",
         modality=modality(facts),
     )
     if photometric in (*_COLOURS, "PALETTE COLOR"):

@@ -25,7 +25,6 @@ PERCENTILES = (0.5, 99.5)  # of the robust window
 SAMPLE = 4_000_000  # percentiles of more values than this are those of an even subsample
 BAND_PIXELS = 1_000_000  # pixels converted at a time, so that memory stays bounded
 LEFT_RIGHT_ASSUMED = "The file does not say which side is which: image left is taken as the patient's right."
-AGAINST_CONVENTION = "In names of sides image left is taken as the patient's right all the same."
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Decoded:
     assumptions: tuple[str, ...] = ()
     spacing: tuple[float, float] | None = None  # mm between rows, mm between columns
     laterality: Laterality = "assumed"
-    left_is_left: bool = False  # the file says that image left is the patient's left
     modality: str | None = None
     display: Display | None = None  # the file's own window; None: it has none
     inverted: bool = False  # the file's large numbers are dark (MONOCHROME1)
@@ -128,7 +126,7 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
     else:
         pixels = _windowed(decoded, window, notes)
     if decoded.laterality == "assumed":
-        notes.append(AGAINST_CONVENTION if decoded.left_is_left else LEFT_RIGHT_ASSUMED)
+        notes.append(LEFT_RIGHT_ASSUMED)
     return Picture(
         pixels=pixels,
         spacing=decoded.spacing,

@@ -40,7 +40,7 @@ from ibisagent.policies.embedded_model import (
 )
 from ibisagent.policies.embedded_words import POINT, SIDE, Words, cells_inside
 from ibisagent.synthesis.reasoning import VERDICTS
-from ibisagent.targets import TARGETS, understand
+from ibisagent.targets import TARGETS, by_convention, understand
 from ibisagent.types import BASE_VERBS, Laterality, Observation, Pixels, PolicyReply, Support, Verb, View
 
 Scores: TypeAlias = NDArray[np.float32]  # one logit per word, or per cell
@@ -179,7 +179,7 @@ class EmbeddedPolicy:
         targets = [understand(item.instruction).target for item in observations]
         errors = [_fault(item, target) for item, target in zip(observations, targets, strict=True)]
         good = [
-            (item, TARGETS.index(target or ""))
+            (item, TARGETS.index(by_convention(target or "", item.laterality)))
             for item, target, error in zip(observations, targets, errors, strict=True)
             if error is None
         ]
@@ -247,9 +247,20 @@ class EmbeddedPolicy:
                 break
             last = chosen
         return [
-            (self.words.decode(written, *look.observation.image.shape[:2]), tuple(written))
+            (self.text_of(written, look.observation), tuple(written))
             for written, look in zip(tokens, looks, strict=True)
         ]
+
+    def text_of(self, tokens: Sequence[int], observation: Observation) -> str:
+        """The text of token ids; where the picture is mirrored, names of sides are the patient's."""
+        if observation.laterality == "mirrored":
+            tokens = self.words.mirrored(tokens)
+        return self.words.decode(tokens, *observation.image.shape[:2])
+
+    def tokens_of(self, text: str, observation: Observation) -> list[int]:
+        """The token ids of a text, the inverse of `text_of`. Raises KeyError for unknown words."""
+        tokens = self.words.encode(text, *observation.image.shape[:2])
+        return self.words.mirrored(tokens) if observation.laterality == "mirrored" else tokens
 
     @staticmethod
     def _reply(written: tuple[str, tuple[int, ...]], seconds: float) -> PolicyReply:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ibisagent.actions import DECIMALS
 from ibisagent.synthesis.reasoning import STATEMENTS, VERDICTS, sentences, statement_sentences
-from ibisagent.targets import TARGETS
+from ibisagent.targets import TARGETS, in_the_mirror
 
 SIDE = 256  # pixels of the square that the network sees
 CELL = 4  # pixels per side of one cell
@@ -72,6 +72,12 @@ class Words:
             kind: tuple(ids[wording] for wordings in values.values() for wording in wordings)
             for kind, values in STATEMENTS.items()
         }
+
+    def mirrored(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens with left and right exchanged in the names of targets."""
+        ids = self._ids()
+        other = {ids[target]: ids[in_the_mirror(target)] for target in TARGETS}
+        return [other.get(token, token) for token in tokens]
 
     def point_id(self, cell: int) -> int:
         """Token id of the point in a cell; the decoder reads all points as the entry `<point>`."""

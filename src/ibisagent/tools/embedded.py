@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from ibisagent.errors import InputError
 from ibisagent.fingerprint import file_id
 from ibisagent.lanes import in_lanes
-from ibisagent.targets import canonical_target, in_the_mirror
+from ibisagent.targets import by_convention, canonical_target, in_the_mirror
 from ibisagent.tools.cache import EmbeddingCache
 from ibisagent.tools.embedded_model import NO_MASK, OWN_LOGITS, START_MASK, EmbeddedNetwork, Features
 from ibisagent.types import Click, Laterality, Logits, Mask, Picture, Prompt, ToolReply, ToolRequest
@@ -175,11 +175,10 @@ class EmbeddedTool:
         }
 
     def _propose(self, request: ToolRequest) -> ToolReply:
-        target = canonical_target(request.instruction) if request.instruction else None
-        if target not in self.names:
+        if _target_of(request) not in self.names:
             return ToolReply()
         bare = ToolRequest(picture=request.picture, instruction=request.instruction)
-        return self._answer(bare, looks_twice=request.picture.laterality == "assumed")
+        return self._answer(bare, looks_twice=request.picture.laterality != "known")
 
     @torch.inference_mode()
     def _encode(self, picture: Picture, mirrored: bool = False) -> Features:
@@ -194,7 +193,7 @@ class EmbeddedTool:
 
     def _answer(self, request: ToolRequest, looks_twice: bool = False) -> ToolReply:
         start = time.perf_counter()
-        target = canonical_target(request.instruction) if request.instruction else None
+        target = _target_of(request)
         problem = self._problem(request, target)
         if problem is not None:
             return ToolReply(error=problem)
@@ -250,6 +249,12 @@ class EmbeddedTool:
         if request.start_mask is not None:
             return frame.logits_of(np.ascontiguousarray(request.start_mask)), START_MASK
         return np.zeros((GRID, GRID), np.float32), NO_MASK
+
+
+def _target_of(request: ToolRequest) -> str | None:
+    """The target that the instruction names, as the network has learned names of sides."""
+    target = canonical_target(request.instruction) if request.instruction else None
+    return target and by_convention(target, request.picture.laterality)
 
 
 def _look_of(picture: Picture) -> tuple[str, Frame, Laterality]:

@@ -24,7 +24,7 @@ from ibisagent.policies.embedded_model import (
     to_square,
 )
 from ibisagent.policies.embedded_words import POINT_ENTRY, SIDE, cells_inside
-from ibisagent.targets import TARGETS, understand
+from ibisagent.targets import TARGETS, by_convention, understand
 from ibisagent.tools.embedded_model import Features
 from ibisagent.training.trainable import Collated, Example
 
@@ -129,7 +129,10 @@ class EmbeddedTrainable:
             mask[row, : len(own)] = weight is not None
             weights[row, : len(own)] = weight or 0.0
         seen = [example.observation for example in examples]
-        targets = [TARGETS.index(understand(item.instruction).target or "") for item in seen]
+        targets = [
+            TARGETS.index(by_convention(understand(item.instruction).target or "", item.laterality))
+            for item in seen
+        ]
         first, shown = looks_of(list(zip(seen, targets, strict=True)))
         images = torch.from_numpy(
             np.stack([to_square(seen[index].image, seen[index].laterality) for index in first])
@@ -161,7 +164,7 @@ class EmbeddedTrainable:
         last = example.texts[-1]
         if last.token_ids is not None:
             return last.token_ids
-        return tuple(self.policy.words.encode(last.text, *example.observation.image.shape[:2]))
+        return tuple(self.policy.tokens_of(last.text, example.observation))
 
 
 def _rows(seen: Seen, rows: Tensor) -> Seen:
