@@ -114,7 +114,7 @@ def _good() -> Iterator[tuple[str, bytes, bool, str]]:
     deep = dicom_set(BitsAllocated=32, BitsStored=32, HighBit=31)
     deep.PixelData = (grey(top=4000).astype(np.uint32) * 9).tobytes()
     yield "thirty-two-bits", saved(deep), True, window
-    yield "one-pixel", dicom_bytes(grey(1, 1, 4000)), True, "All values are equal"
+    yield "one-pixel", dicom_bytes(grey(1, 1, 4000)), True, "One colour throughout"
     yield "one-row", dicom_bytes(grey(1, 40, 4000)), True, window
     yield "8192-wide", dicom_bytes(grey(2, 8192, 4000)), True, window
     yield "inverted", dicom_bytes(photometric="MONOCHROME1"), True, window

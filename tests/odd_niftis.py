@@ -99,7 +99,7 @@ def _bombs(whole: bytes) -> Iterator[Case]:
     deep = patched(header, DIMENSIONS, "<8h", 3, 500, 500, 200, 1, 1, 1, 1)
     zeros = zlib.compressobj(9, zlib.DEFLATED, 31)
     flat = zeros.compress(deep) + zeros.compress(bytes(500 * 500 * 200 * 2)) + zeros.flush()
-    yield Case("zeros-100-mb.nii.gz", flat, True, "All values are equal", (500, 500))
+    yield Case("zeros-100-mb.nii.gz", flat, True, "One colour throughout", (500, 500))
     extension = patched(header[:348] + b"\x01\x00\x00\x00", VOXEL_OFFSET, "<f", 1e9)
     yield Case("far-voxels.nii", extension + bytes(5000), False, "do not start where")
 
@@ -113,8 +113,8 @@ def _good() -> Iterator[tuple[str, bytes, bool, str, tuple[int, int] | None]]:
     colours = np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     colours["G"] = 90
     yield "colours", nifti_bytes(colours), True, "axial slice 3 of 7", (6, 5)
-    yield "one-voxel", nifti_bytes(volume((1, 1, 1))), True, "All values are equal", (1, 1)
-    yield "flat", nifti_bytes(volume() * 0 + 5), True, "All values are equal", None
+    yield "one-voxel", nifti_bytes(volume((1, 1, 1))), True, "One colour throughout", (1, 1)
+    yield "flat", nifti_bytes(volume() * 0 + 5), True, "One colour throughout", None
     yield "plane", nifti_bytes(volume((8, 9))), True, window, (9, 8)
     yield "plane-sagittal", nifti_bytes(volume((1, 8, 9))), True, window, (9, 8)
     yield "plane-coronal", nifti_bytes(volume((8, 1, 9))), True, window, (9, 8)

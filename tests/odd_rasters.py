@@ -79,9 +79,9 @@ def _numbers() -> Iterator[Case]:
     window = "No window was given"
     yield Case("grey16.png", encoded(Image.fromarray(deep), "PNG"), True, window)
     yield Case("grey16.tif", encoded(Image.fromarray(deep), "TIFF"), True, window)
-    yield Case("grey16-one.png", encoded(Image.fromarray(deep[:1, :1]), "PNG"), True, "All values are equal")
+    yield Case("grey16-one.png", encoded(Image.fromarray(deep[:1, :1]), "PNG"), True, "One colour throughout")
     yield Case(
-        "grey16-flat.png", encoded(Image.fromarray(deep * 0 + 900), "PNG"), True, "All values are equal"
+        "grey16-flat.png", encoded(Image.fromarray(deep * 0 + 900), "PNG"), True, "One colour throughout"
     )
     yield Case("grey16-big-endian.tif", tiff(deep.astype(">u2"), 1, 16), True, window)
     yield Case("grey16-white-is-zero.tif", tiff(deep, 0, 16), True, window)

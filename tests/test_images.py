@@ -72,7 +72,7 @@ def test_robust_window_by_hand(tmp_path: Path) -> None:
         assert (grey_of(source) == expected).all()
     note = "No window was given: 3004.99 to 3994.01 is shown (percentiles 0.5 to 99.5 of the picture)."
     assert note in load_picture(path).assumptions
-    assert not any("window" in note for note in load_picture(path, window=(0, 9)).assumptions)
+    assert not any("window" in note for note in load_picture(path, window=(0, 3500)).assumptions)
 
 
 def test_a_few_bright_pixels_are_shown_although_percentiles_miss_them() -> None:
@@ -84,7 +84,7 @@ def test_a_few_bright_pixels_are_shown_although_percentiles_miss_them() -> None:
 def test_flat_pictures_are_black() -> None:
     picture = load_picture(np.full((4, 5), 900, np.uint16))
     assert picture.pixels.max() == 0
-    assert "All values are equal: the picture is shown black." in picture.assumptions
+    assert "One colour throughout: nothing can be seen in this picture." in picture.assumptions
 
 
 # --- arrays and Pillow images -----------------------------------------------------------------
@@ -309,13 +309,53 @@ def test_rescale_of_a_real_file() -> None:
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("centre", "width"), [(900, 1), (900.5, 2), (900, 333), (-50, 4000), (9000, 50)])
+@pytest.mark.parametrize(("centre", "width"), [(900, 1), (900.5, 2), (900, 333), (-50, 4000), (990, 50)])
 @pytest.mark.parametrize("slope", [1, 0.25])
 def test_window_functions(tmp_path: Path, function: str, centre: float, width: float, slope: float) -> None:
     elements = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
     data_set = dicom_set(grey(40, 50, 4000), RescaleSlope=slope, RescaleIntercept=-7, **elements)
     shown = grey_of(saved_as(tmp_path, "a.dcm", saved(data_set)))
     assert np.abs(shown - by_pydicom(data_set)).max() <= 1e-9
+
+
+def test_a_window_that_shows_nothing_is_refused(tmp_path: Path) -> None:
+    """Else a wrong window becomes a finding: "No liver can be seen"."""
+    path = saved_as(tmp_path, "a.dcm", dicom_bytes(grey(), WindowCenter=90000, WindowWidth=50))
+    low, high = int(grey().min()), int(grey().max())
+    with pytest.raises(InputError, match=f"by the window in the file; the values run from {low} to {high};"):
+        load_picture(path)
+    with pytest.raises(InputError, match=f"by the window asked for.*give --window {low},{high}"):
+        load_picture(path, window=(50000, 60000))
+    shown = load_picture(path, window=(low, high))
+    assert shown.pixels.min() == 0 and shown.source == f"window {low} to {high}"
+    for blank in (
+        np.zeros((9, 9), np.uint8),
+        np.full((9, 9), 700, np.uint16),
+        np.full((1, 1, 3), 9, np.uint8),
+    ):
+        notes = load_picture(blank, window=(0, 100) if blank.ndim == 2 else None).assumptions
+        assert "One colour throughout: nothing can be seen in this picture." in notes
+
+
+@pytest.mark.parametrize("keyword", ["BitsStored", "HighBit", "PixelRepresentation"])
+def test_a_missing_element_is_named(tmp_path: Path, keyword: str) -> None:
+    path = saved_as(tmp_path, "a.dcm", dicom_bytes(**{keyword: None}))
+    with pytest.raises(InputError, match=f"{keyword} missing; export it again, or take the element"):
+        load_picture(path)
+
+
+def test_which_part_of_a_file_is_shown_is_told(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    volume = np.random.default_rng(0).integers(0, 500, (5, 6, 7)).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
+    read = load_picture(tmp_path / "a.nii.gz", axis="coronal", index=2, window=(0, 400))
+    assert read.source == "coronal slice 2 of 0 to 5, window 0 to 400"
+    assert load_picture(tmp_path / "a.nii.gz").source == "axial slice 3 of 0 to 6"
+    pages = [Image.fromarray(grey(20, 30 + page, 200).astype(np.uint8)) for page in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert load_picture(tmp_path / "a.tif", frame=1).source == "page 1 of 0 to 2"
+    assert load_picture(grey(20, 30, 200).astype(np.uint8)).source == ""
 
 
 def test_lookup_tables(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def to_record(episode: Episode) -> dict[str, Any]:
             "laterality": picture.laterality,
             "assumptions": list(picture.assumptions),
             "modality": picture.modality,
+            "source": picture.source,
         },
         "start": {
             "kind": episode.start,
@@ -350,6 +351,7 @@ def _picture(record: Mapping[str, Any], folder: Path | None, resolve: Resolver |
         laterality=_one_of(("known", "mirrored", "assumed"), record["laterality"]),
         assumptions=tuple(_is(str, text) for text in record["assumptions"]),
         modality=_or_none(str, record["modality"]),
+        source=_is(str, record.get("source", "")),  # logs of before it was written
     )
     if picture.content_id != digest:
         raise EpisodeFormatError("a picture's pixels have the SHA-256 written beside them", digest[:12])

@@ -128,7 +128,11 @@ def _settings(episode: Episode) -> str:
         "verbs": ", ".join(episode.settings["verbs"]),
         "start": episode.start,
         "seed": episode.seed,
-        "picture": f"{episode.picture.height} x {episode.picture.width} pixels",
+        "picture": ", ".join(
+            filter(
+                None, (f"{episode.picture.height} x {episode.picture.width} pixels", episode.picture.source)
+            )
+        ),
         "sample": episode.sample_id,
     }
     cells = "".join(f"<tr><th>{key}</th><td>{escape(_plain(value))}</td></tr>" for key, value in rows.items())

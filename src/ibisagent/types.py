@@ -43,6 +43,7 @@ class Picture:
     laterality: Laterality = "assumed"
     assumptions: tuple[str, ...] = ()  # what was assumed while reading, one sentence each
     modality: str | None = None  # such as "CT", where the file says so
+    source: str = ""  # which part of the file is shown, such as "axial slice 20 of 0 to 39"
 
     @property
     def height(self) -> int:

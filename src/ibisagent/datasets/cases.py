@@ -219,9 +219,7 @@ class PictureFile:
         picture = load_picture(self.path)
         if self.modality is None:
             return picture
-        return Picture(
-            picture.pixels, picture.spacing, picture.laterality, picture.assumptions, self.modality
-        )
+        return replace(picture, modality=self.modality)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ _TAGS = [  # all that is read; patient data never enters memory
     *(f"Segmented{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue")),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 ]
+_USE_OF_BITS = ("BitsStored", "HighBit", "PixelRepresentation")
 # What pydicom and Pillow raise on damaged data sets; elements are parsed when they are accessed.
 _DAMAGE = (
     *(AttributeError, EOFError, IndexError, KeyError, OSError, OverflowError, RuntimeError),
@@ -94,6 +95,13 @@ def _read(file: PictureFile, frame: int | None, stored: bool) -> Decoded:
     uid = _transfer_syntax(data_set, notes)
     if not any(keyword in data_set for keyword in _PIXELS):
         raise _no_pixels(data_set, file)
+    missing = [keyword for keyword in _USE_OF_BITS if data_set.get(keyword) is None]
+    if missing and "PixelData" in data_set:
+        raise file.fail(
+            "A DICOM picture says how its bits are used",
+            f"{' and '.join(missing)} missing",
+            "export it again, or take the element from another image of the series",
+        )
     count = max(1, int(data_set.get("NumberOfFrames") or 1))
     number = frame_number(frame, count, "frame", file, notes)
     pixels, photometric = _decode(data_set, uid, number, count, file)
@@ -101,6 +109,7 @@ def _read(file: PictureFile, frame: int | None, stored: bool) -> Decoded:
     sides = patient_sides(facts, notes)
     decoded = Decoded(
         pixels,
+        source=f"frame {number} of 0 to {count - 1}" if count > 1 else "",
         spacing=pixel_spacing(facts, notes),
         laterality="assumed" if sides is None else "mirrored" if sides.left == "left" else "known",
         modality=modality(facts),

@@ -33,6 +33,7 @@ class Decoded:
 
     values: NDArray[Any]  # HxW of any real dtype in the file's unit, or HxWx3 uint8 RGB
     assumptions: tuple[str, ...] = ()
+    source: str = ""  # which slice, frame or page
     spacing: tuple[float, float] | None = None  # mm between rows, mm between columns
     laterality: Laterality = "assumed"
     modality: str | None = None
@@ -125,6 +126,8 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
         pixels = np.repeat(values[..., None], 3, axis=2)
     else:
         pixels = _windowed(decoded, window, notes)
+    if (pixels == pixels[0, 0]).all():
+        notes.append("One colour throughout: nothing can be seen in this picture.")
     if decoded.laterality == "assumed":
         notes.append(LEFT_RIGHT_ASSUMED)
     return Picture(
@@ -133,6 +136,7 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
         laterality=decoded.laterality,
         assumptions=tuple(notes),
         modality=decoded.modality,
+        source=", ".join(filter(None, (decoded.source, window and f"window {window[0]:g} to {window[1]:g}"))),
     )
 
 
@@ -147,9 +151,9 @@ def _windowed(decoded: Decoded, window: Window | None, notes: list[str]) -> Pixe
     display = linear(window) if window is not None else decoded.display
     if display is None and values.dtype == np.uint8 and decoded.sample is None:
         display = linear((0.0, 255.0))
+    chosen = display is not None
     if display is None:
-        display, note = _automatic(decoded)
-        notes.append(note)
+        display = _automatic(decoded, notes)
     pixels, unreal = _grey(values, display, decoded.inverted)
     if unreal == values.size:
         raise InputError(
@@ -157,23 +161,33 @@ def _windowed(decoded: Decoded, window: Window | None, notes: list[str]) -> Pixe
             "only NaN or infinite ones",
             "export the picture again from its source",
         )
+    finite = values[np.isfinite(values)] if chosen and (pixels == pixels[0, 0]).all() else values[:0]
+    if finite.size and finite.min() < finite.max():
+        low, high = float(finite.min()), float(finite.max())
+        raise InputError(
+            "A window shows some of the values",
+            f"one grey value throughout, by {'the window asked for' if window else 'the window in the file'};"
+            f" the values run from {low:g} to {high:g}",
+            f"give --window {low:g},{high:g} or a part of that",
+        )
     if unreal:
         notes.append(f"{unreal} of {values.size} values are NaN or infinite and shown black.")
     return pixels
 
 
-def _automatic(decoded: Decoded) -> tuple[Display, str]:
+def _automatic(decoded: Decoded, notes: list[str]) -> Display:
     source = decoded.values if decoded.sample is None else decoded.sample
     window = robust_window(source)
     if window is None:
-        return (lambda values: np.zeros(values.shape)), "All values are equal: the picture is shown black."
+        return lambda values: np.zeros(values.shape)
     low, high = window
     lowest, highest = PERCENTILES
-    return linear(window), (
+    notes.append(
         f"No window was given: {low:g} to {high:g} is shown"
         f" (percentiles {lowest} to {highest} of the {decoded.sample_name})."
         + (" For soft tissue in CT give the window -150,250." if low <= _LIKE_AIR and high >= 0 else "")
     )
+    return linear(window)
 
 
 def _grey(values: NDArray[Any], display: Display, inverted: bool) -> tuple[Pixels, int]:

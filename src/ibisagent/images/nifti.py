@@ -49,7 +49,7 @@ def read_nifti(file: PictureFile, axis: str | None, index: int | None) -> Decode
         check_sides(shape[columns], shape[rows], file.given)
         values, sample = _scan(stream, layout, *_stored(layout, plane, number))
         _finish(stream)
-    return _decoded(values, sample, layout, plane, tuple(notes))
+    return _decoded(values, sample, layout, plane, number, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Volume:
         plane = AXES.index(axis)
         stored_axis, number = _stored(self.layout, plane, index)
         values = self.stored.take(number, axis=stored_axis)
-        return _decoded(values, self.sample, self.layout, plane, self.layout.notes)
+        return _decoded(values, self.sample, self.layout, plane, index, self.layout.notes)
 
 
 def read_volume(file: PictureFile, number: int = 0) -> Volume:
@@ -125,7 +125,12 @@ def _stored(layout: Layout, plane: int, number: int) -> tuple[int, int]:
 
 
 def _decoded(
-    values: NDArray[Any], sample: NDArray[Any], layout: Layout, plane: int, notes: tuple[str, ...]
+    values: NDArray[Any],
+    sample: NDArray[Any],
+    layout: Layout,
+    plane: int,
+    index: int,
+    notes: tuple[str, ...],
 ) -> Decoded:
     """A stored slice, its two axes in their order, in the picture frame and the file's unit."""
     rows, columns = _in_plane(plane)
@@ -136,6 +141,7 @@ def _decoded(
         laterality="known" if layout.known else "assumed",
         spacing=layout.spacing and (layout.spacing[rows], layout.spacing[columns]),
         assumptions=notes,
+        source=f"{AXES[plane]} slice {index} of 0 to {layout.canonical_shape[plane] - 1}",
         sample=None if coloured else _scaled(sample, layout),
         sample_name="volume",
     )

@@ -55,14 +55,16 @@ def _read(file: PictureFile, frame: int | None) -> Decoded:
     # From a stream, for Pillow maps files that it opens itself, and misreads turned TIFFs then.
     with file.path.open("rb") as stream, Image.open(stream, formats=(file.format,)) as image:
         check_sides(*image.size, file.given)
-        number = frame_number(frame, getattr(image, "n_frames", 1), "page", file, notes)
+        count = getattr(image, "n_frames", 1)
+        number = frame_number(frame, count, "page", file, notes)
         if number:
             image.seek(number)
             check_sides(*image.size, file.given)
         notes.extend(_reduced(image))
         inverted = file.format == "TIFF" and _white_is_zero(image)
         decoded = _decode(image, file.given)
-    return replace(decoded, assumptions=(*notes, *decoded.assumptions), inverted=inverted)
+    source = f"page {number} of 0 to {count - 1}" if count > 1 else ""
+    return replace(decoded, assumptions=(*notes, *decoded.assumptions), inverted=inverted, source=source)
 
 
 def decode_image(image: Image.Image) -> Decoded:
