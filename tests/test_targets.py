@@ -30,6 +30,9 @@ KNOWN = {
         "Find the liver on the left side of the image",
         "Which pixels belong to the liver?",
         "Segment the liver right now",
+        "Draw an outline around the liver",
+        "Find the liver in the chest and abdomen",
+        "Find the liver in this non-contrast CT",
         "Draw a line around the liver and put a mask over it",
     ],
     "spleen": [
@@ -150,6 +153,22 @@ KNOWN = {
 }
 
 UNKNOWN = [
+    ("Find the superior vena cava", "'superior vena cava'"),
+    ("Find everything but the liver", "where it is not asked for"),
+    ("Find the area outside the liver", "where it is not asked for"),
+    ("the tissue around the liver", "where it is not asked for"),
+    ("non-liver tissue", "where it is not asked for"),
+    ("Segment the clot in the aorta", "'clot' is not a target"),
+    ("Is there a pulmonary embolism?", "'embolism' of lung"),
+    ("lung opacities", "'opacities' of lung"),
+    ("fat around the liver", "'fat' of liver"),
+    ("Find the liver and the heart", "exactly one target must be named, here: heart, liver"),
+    ("amygdala and hippocampus", "exactly one target must be named, here: amygdala, hippocampus"),
+    ("Find the lung that is not the left one", "a side that is not meant"),
+    ("hippocampus on the left", "'left hippocampus'"),
+    ("caudate nucleus", "'caudate nucleus'"),
+    ("nucleus pulposus", "'nucleus pulposus'"),
+    ("Find the lung that is on the patient's left of the right lung.", "a description"),
     ("kidney", "twice"),
     ("Find the kidney in this image", "twice"),
     ("the kidney on the left side of the image", "side of the image"),

@@ -144,6 +144,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split("|"))
+
+
 # A part or a disease of something: with an organ it names what was never taught (rule 3).
 _PARTS = _words(
     "tumor tumors lesion lesions cyst cysts stone stones nodule nodules metastasis metastases mass "
@@ -153,7 +157,15 @@ _PARTS = _words(
     "neck base apex ventricle ventricles atrium muscle bone biopsy hernia ulcer polyposis sheath "
     "septum valve disease opacity infiltrate consolidation fissure bronchus bronchi airway airways "
     "myocardium dissection stent lumbar plaque sinus hemorrhage bleeding stroke fracture laceration "
-    "necrosis transplant cytoplasm membrane epicardium apices bladder gland glands"
+    "necrosis transplant cytoplasm membrane epicardium apices bladder gland glands clot embolism embolus "
+    "emboli gas air fat fluid blood ascites sclerosis steatosis cirrhosis inflammation infection gallstone "
+    "calculus calculi atelectasis emphysema tuberculosis catheter tube svc"
+)
+# Names that hold the name of a target and are something else.
+_OTHERS = _names(
+    "superior vena cava|vena cava superior|superior caval vein|upper vena cava|both venae cavae|"
+    "caudate nucleus|lentiform nucleus|red nucleus|subthalamic nucleus|dentate nucleus|nucleus accumbens|"
+    "nucleus pulposus|basal nuclei|thalamic nuclei|deep nuclei|optic nerve|vagus nerve"
 )
 
 # Anatomy that is context beside a target and, alone, something that was never taught.
@@ -168,12 +180,13 @@ _PLACES = _words(
 
 _NEGATIONS = (
     r"(?:not|no|except|excepting|without|exclud(?:e|es|ing)|instead of|rather than|other than|"
-    r"ignor(?:e|ing)|omit|omitting|avoid|avoiding)"
+    r"ignor(?:e|ing)|omit|omitting|avoid|avoiding|non (?!contrast|enhanced))"
 )
 _BESIDE = (
     r"(?:next to|beside|besides|behind|in front of|near|close to|adjacent to|below|above|beneath|"
     r"between|(?:left|right) (?:of|from)|with|including|include|includes|containing|despite|along with|"
-    r"touching|surrounding|(?:lateral|medial|anterior|posterior|superior|inferior) to|"
+    r"touching|surrounding|outside|(?:area|region|tissues?|space|zone|everything|structures?) around|"
+    r"(?:lateral|medial|anterior|posterior|superior|inferior) to|"
     r"draining|supplying)"
 )
 _IMAGE = (
@@ -192,6 +205,7 @@ _IMAGE_SIDE = re.compile(
 _DESCRIBED = re.compile(
     r"\b(?:organs?|structures?|vessels?|veins?|glands?|parts?|things?|objects?|ones?|half|halves) "
     r"(?:that|which|whose)\b|\b(?:which|what) of\b|\b(?:further|furthest|nearest|closest)\b"
+    r"|\bgaps? to\b|\bon the patient s (?:left|right) of the (?:left|right)\b"
     r"|\b(?:larger|smaller|bigger|higher|lower)\b.*\bthan\b|\b(?:largest|smallest) area\b"
     r"|\b(?:highest|lowest|leftmost|rightmost|topmost|uppermost|lowermost)\b"
     r"|\b(?:that|which) (?:lies?|is|are|sits?|stands?) (?:to the|the|above|below|between|inside|left|right)\b"
@@ -227,7 +241,9 @@ def _phrases() -> dict[str, tuple[str, str]]:
     table |= {
         phrase: ("target", target) for target, names in _SYNONYMS.items() for phrase in names.split("|")
     }
-    table |= {word: ("part", word) for word in _PARTS} | {word: ("place", word) for word in _PLACES}
+    several = {f"{word}s" for word in _PARTS} | {f"{word[:-1]}ies" for word in _PARTS if word.endswith("y")}
+    table |= {word: ("part", word) for word in _PARTS | several} | {word: ("place", word) for word in _PLACES}
+    table |= {name: ("part", name) for name in _OTHERS}
     # "segment" alone is the verb.
     table |= {f"{organ} segment": ("part", "segment") for organ in ("liver", "hepatic", "lung", "kidney")}
     table |= {word: ("side", word) for word in ("left", "right")} | {
@@ -248,6 +264,7 @@ def _normalise(instruction: str) -> str:
     text = unicodedata.normalize("NFKD", instruction).encode("ascii", "ignore").decode().lower()
     text = re.sub(r"\b(?:do|does|is|are|was|should|must|can|ca|wo|would|could)n'?t\b", " not ", text)
     text = re.sub(r"'s\b", " s ", text)
+    text = re.sub(r"\b(?:everything|anything|all) but\b", " except ", text)
     text = re.sub(r"[.,;:!?()\[\]]+|\bbut\b", " , ", text)
     text = re.sub(r"[^a-z0-9,]+", " ", text)
     for pattern, replacement in _SPELLING:
@@ -295,6 +312,7 @@ def understand(instruction: str) -> Support:
     if _DESCRIBED.search(text):
         return _refused("a description in place of a name is not read")
     whole = text
+    denied = re.search(rf"\b{_NEGATIONS}\b[^,]*\b(?:left|right)\b", text) is not None
     image_side = _IMAGE_SIDE.search(text) is not None
     text = _IMAGE_SIDE.sub(" ", text)
     text = re.sub(rf"\b{_NEGATIONS}\b[^,]*", " ", text)
@@ -302,7 +320,12 @@ def understand(instruction: str) -> Support:
     words = [word for clause in text.split(",") for word in _read(clause)]
     named = any(word.kind in ("target", "paired", "part", "place") for word in words)
     hint = None if named else _hint(whole)
-    return _refused(hint) if hint else _decide(words, image_side)
+    support = _refused(hint) if hint else _decide(words, image_side)
+    if denied and support.target == "lungs":
+        return _refused(
+            "a side that is not meant does not say which lung is; name the patient's left or right"
+        )
+    return support
 
 
 def _hint(text: str) -> str | None:
@@ -338,7 +361,8 @@ def _decide(words: list[_Word], image_side: bool) -> Support:
         return _refused(
             f"'{places[0]}' is not a target that was taught" if places else "no known target is named"
         )
-    organs = {word.name for word in named}
+    joined = [place.name for place in heads if place.kind == "place" and _is_joined(place, words)]
+    organs = {word.name for word in (*named, *(word for word in heads if word.name in joined))}
     if len(organs) > 1:
         return _refused(f"exactly one target must be named, here: {', '.join(sorted(organs))}")
     (organ,) = organs
@@ -347,10 +371,23 @@ def _decide(words: list[_Word], image_side: bool) -> Support:
     return _sided(organ, words, image_side)
 
 
+def _is_joined(place: _Word, words: list[_Word]) -> bool:
+    """Whether "and" or the like stands between a place and a target, as in "the liver and the heart"."""
+    at = next(index for index, word in enumerate(words) if word is place)
+    return any(
+        0 <= at + 2 * step < len(words)
+        and words[at + step].kind == "joint"
+        and words[at + 2 * step].kind in ("target", "paired")
+        for step in (-1, 1)
+    )
+
+
 def _whole(organ: str, words: list[_Word], word: _Word) -> Support:
     """A target that has no sides: a side right before it names something else."""
     before = words[words.index(word) - 1] if words.index(word) else None
-    if before is not None and before.kind == "side":
+    if "hippocampus" in organ:  # there are two, and pictures of one were learned
+        before = next((other for other in words if other.kind in ("side", "letter")), None)
+    if before is not None and before.kind in ("side", "letter"):
         return _refused(f"'{before.name} {organ}' is not a target that was taught (only '{organ}')")
     return Support(known=True, target=organ)
 
