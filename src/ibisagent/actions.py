@@ -135,9 +135,7 @@ def _blocks(text: str) -> tuple[list[_Block], bool, bool]:
         position = tag.end()
     if opened is None:
         return blocks, outside or bool(text[position:].strip()), False
-    if opened[2] == "action":
-        return blocks, True, True
-    return blocks, True, True
+    return blocks, True, True  # only an action can be open here: other tags that never close are stray
 
 
 def _read_action(content: str, verbs: Collection[Verb]) -> tuple[Action | None, ParseFailure | None, str]:

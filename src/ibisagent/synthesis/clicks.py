@@ -21,7 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from ibisagent.actions import click_at, click_pixel
 from ibisagent.types import Click, Mask
 
-_SINGLE_PRECISION_LIMIT = 1000.0  # squared distances up to here are exact after rounding
+_SINGLE_PRECISION_LIMIT = 1000.0  # distances up to here have squares that are exact after rounding
 _TRIES = 20
 
 Kind = Literal["centre", "component", "uniform", "jittered", "people"]
