@@ -37,6 +37,7 @@ FaultKind = Literal[
     "mask without picture",
     "unreadable",
     "size mismatch",
+    "assumed orientation",
     "empty mask",
     "odd label value",
     "label typo",

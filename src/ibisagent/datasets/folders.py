@@ -50,7 +50,7 @@ _NUMBER = r"(?:[_-]?\d+)?"
 def read_folders(root: Path, options: ReadOptions) -> DataSet:
     """The pictures of a folder with their masks; no pixel is read.
 
-    Raises InputError where no pair is found and where nothing says what the masks show.
+    Raises InputError where no pair is found, readable or not, and where nothing says what the masks show.
     """
     labels = _labels(root, options)
     cases: list[Case] = []
@@ -62,7 +62,8 @@ def read_folders(root: Path, options: ReadOptions) -> DataSet:
                     cases.append(item)
                 else:
                     faults.append(item)
-    if options.split is None and not any(case.targets for case in cases):
+    unpaired = all(fault.kind in ("missing mask", "mask without picture") for fault in faults)
+    if options.split is None and unpaired and not any(case.targets for case in cases):
         raise InputError(
             "a folder data set has pictures and masks in parallel folders or side by side",
             "no pair",
