@@ -5,10 +5,12 @@ import shutil
 
 import cv2
 import numpy as np
+import pytest
 from layouts import box, picture, save
 
 from ibisagent.datasets.cases import ReadOptions, samples_of
 from ibisagent.datasets.detect import open_dataset
+from ibisagent.errors import InputError
 
 
 def test_samples_are_what_the_files_hold(data_root, tmp_path):
@@ -62,6 +64,31 @@ def test_missing_files_of_an_index_are_faults(tmp_path):
         [sample] = found
         np.testing.assert_array_equal(sample.picture.pixels, picture(2))
         assert "x2" not in sample.sample_id and sample.sample_id.endswith("/liver")
+
+
+def test_names_that_lead_out_are_not_followed(tmp_path):
+    for place in ("SET/train/x_CT_abdomen.png", "x_CT_abdomen.png"):
+        save(tmp_path / place, picture())
+    for place in ("SET/train_mask/m.png", "m.png"):
+        save(tmp_path / place, box(1, 1, 5, 5))
+    masks = ["m.png", "../../m.png", str(tmp_path / "m.png")]
+    targets = [{"target": f"part {number}", "mask_file": name} for number, name in enumerate(masks)]
+    names = ["x_CT_abdomen.png", "../../x_CT_abdomen.png", str(tmp_path / "x_CT_abdomen.png")]
+    images = [{"file_name": name, "targets": targets} for name in names]
+    (tmp_path / "SET/train.json").write_text(json.dumps({"images": images}))
+    found = open_dataset(tmp_path)
+    [case] = found.cases
+    assert [target.name for target in case.targets] == ["part 0"]
+    assert [fault.kind for fault in found.faults] == ["index"] * 4
+    assert all("leads out of the data set" in fault.value for fault in found.faults)
+
+
+def test_a_field_that_is_missing_is_named(tmp_path):
+    save(tmp_path / "SET/train/x_CT_abdomen.png", picture())
+    for images in ([{}], ["x"], [{"file_name": "x_CT_abdomen.png", "targets": [{}]}]):
+        (tmp_path / "SET/train.json").write_text(json.dumps({"images": images}))
+        with pytest.raises(InputError, match=r"format biomedparse has the fields that docs/data\.md names"):
+            open_dataset(tmp_path)
 
 
 def test_one_name_in_two_splits_is_read_once(tmp_path):

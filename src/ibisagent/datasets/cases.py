@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, Protocol
 
 import cv2
@@ -206,6 +206,20 @@ def hashed(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:12]
 
 
+def place_below(root: Path, name: str) -> Path | None:
+    """The place that an index names, seen from `root`; None for what leads out of it.
+
+    Absolute names, drives and ".." lead out, with slashes of either kind.
+    """
+    parts = PureWindowsPath(name)
+    return None if parts.anchor or ".." in parts.parts else root.joinpath(*parts.parts)
+
+
+def led_out(where: str, name: str) -> Fault:
+    """The fault of a name that leads out of the data set: it is never followed."""
+    return Fault("index", where, f"{name} leads out of the data set", "left out")
+
+
 # --- where pictures and masks are -------------------------------------------------------------
 
 
@@ -342,7 +356,7 @@ def decode_any_rle(code: Mapping[str, object]) -> Mask:
         try:
             height, width = (int(side) for side in size)  # type: ignore[attr-defined]
             runs = [int(count) for count in counts]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
                 "run lengths have a size [H, W] and whole counts", "neither", "repair them"
             ) from None

@@ -15,6 +15,8 @@ from ibisagent.datasets.cases import (
     ReadOptions,
     Target,
     hashed,
+    led_out,
+    place_below,
 )
 from ibisagent.datasets.coco import is_coco, read_coco, read_json
 from ibisagent.datasets.folders import looks_like_folders, read_folders
@@ -25,7 +27,7 @@ from ibisagent.datasets.nnunet import is_nnunet, read_nnunet
 from ibisagent.datasets.npz import read_npz
 from ibisagent.datasets.sammed2d import is_sammed2d, read_sammed2d
 from ibisagent.datasets.segagent import is_segagent, read_segagent
-from ibisagent.errors import InputError
+from ibisagent.errors import IbisError, InputError
 
 FORMATS = (
     "biomedparse",
@@ -157,6 +159,21 @@ def _indexes(path: Path) -> list[Path]:
 
 
 def _read(path: Path, kind: str, options: ReadOptions) -> DataSet:
+    """The data set as its reader gives it; an index with a missing or odd field is one InputError."""
+    try:
+        return _read_kind(path, kind, options)
+    except IbisError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"no field {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"an index of the format {kind} has the fields that docs/data.md names",
+            what[:120],
+            "complete the index, or name another --format",
+        ) from error
+
+
+def _read_kind(path: Path, kind: str, options: ReadOptions) -> DataSet:
     if kind == "biomedparse":
         return _read_biomedparse(path, options)
     if kind == "npz":
@@ -213,27 +230,36 @@ def _read_biomedparse(path: Path, options: ReadOptions) -> DataSet:
         for split in ("train", "test"):
             if options.split in (None, split) and (root / name / f"{split}.json").is_file():
                 for record in biomedparse.read_index(root, name, split):
-                    _add_record(record, cases, faults)
+                    _add_record(record, root / name, cases, faults)
     return DataSet("biomedparse", tuple(cases), options, tuple(faults))
 
 
-def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: list[Fault]) -> None:
-    """The case of a record; files that are not there become faults."""
+def _add_record(
+    record: biomedparse.PictureRecord, folder: Path, cases: list[Case], faults: list[Fault]
+) -> None:
+    """The case of a record of the set in `folder`; files that are not there or lead out become faults."""
     where = f"{record.dataset}/{record.split}/{record.path.name}"
+    if not _lies_below(folder / record.split, record.path):
+        faults.append(led_out(where, str(record.path)))
+        return
     if not record.path.is_file():
         faults.append(Fault("missing picture", where, "no such file", "left out"))
         return
+    targets = []
     for target in record.targets:
-        if not target.path.is_file():
-            faults.append(Fault("missing mask", f"{where}, {target.target}", "no such file", "left out"))
+        thing = f"{where}, {target.target}"
+        if not _lies_below(folder / f"{record.split}_mask", target.path):
+            faults.append(led_out(thing, str(target.path)))
+        elif not target.path.is_file():
+            faults.append(Fault("missing mask", thing, "no such file", "left out"))
+        else:
+            targets.append(Target(target.target, MaskFiles((target.path,))))
     cases.append(
         Case(
             key=f"{record.dataset}/{hashed(f'{record.dataset}/{record.stem}')}",
             where=where,
             picture=PictureFile(record.path, record.modality),
-            targets=tuple(
-                Target(item.target, MaskFiles((item.path,))) for item in record.targets if item.path.is_file()
-            ),
+            targets=tuple(targets),
             dataset=record.dataset,
             split=record.split,
             patient=record.patient,
@@ -243,3 +269,7 @@ def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: li
             absent=record.absent,
         )
     )
+
+
+def _lies_below(folder: Path, path: Path) -> bool:
+    return path.is_relative_to(folder) and place_below(folder, str(path.relative_to(folder))) is not None

@@ -21,6 +21,8 @@ from ibisagent.datasets.cases import (
     Target,
     case_key,
     hashed,
+    led_out,
+    place_below,
 )
 from ibisagent.datasets.coco import picture_folder, read_json, split_of_name
 from ibisagent.errors import InputError
@@ -89,12 +91,17 @@ def _case(entry: Any, number: int, root: Path, dataset: str, split: str) -> Case
     ]
     if not named:
         return None
-    picture = root / str(entry["image"])
+    image = str(entry["image"])
+    picture = place_below(root, image)
+    if picture is None:
+        return led_out(where, image)
     if not picture.is_file():
-        return Fault("missing picture", where, str(entry["image"]), "left out")
+        return Fault("missing picture", where, image, "left out")
     paths: list[Path] = []
     for name in named:
-        path = root / name
+        path = place_below(root, name)
+        if path is None:
+            return led_out(where, name)
         found = (path,) if path.is_file() else instance_masks(path)
         if not found:
             return Fault("missing mask", where, f"{name}, nor its instances", "left out")
@@ -102,10 +109,10 @@ def _case(entry: Any, number: int, root: Path, dataset: str, split: str) -> Case
     instruction = " ".join(_MARKERS.sub(" ", asked).split())
     if not instruction:
         return Fault("index", where, "an empty question", "left out")
-    modality, source, patient = sa_med2d_name(str(entry.get("id") or entry["image"]))
+    modality, source, patient = sa_med2d_name(str(entry.get("id") or image))
     return Case(
         key=case_key(dataset, split, number, entry["image"], *named),
-        where=where,
+        where=f"{image}, {where}",
         picture=PictureFile(picture, modality or None),
         targets=(Target(None, MaskFiles(tuple(paths)), instruction),),
         dataset=dataset,
