@@ -196,6 +196,11 @@ def samples_of(case: Case, options: ReadOptions, *, absent: bool = False) -> Ite
         )
 
 
+def is_target(name: str) -> bool:
+    """Whether a name of an index is that of a target: not "background" or "ignore", as nnU-Net has it."""
+    return name.strip().lower() not in ("background", "ignore")
+
+
 def case_key(dataset: str, split: str, *parts: object) -> str:
     """A key that tells nothing about the file: "DATASET/SPLIT/" and 12 hexadecimal digits."""
     return f"{dataset}/{split}/{hashed(*parts)}"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ibisagent.datasets.cases import Case, DataSet, ReadOptions, Target, case_key, label_mask
-from ibisagent.datasets.folders import SPLITS, checked_labels
+from ibisagent.datasets.folders import SPLITS, taught_labels
 from ibisagent.errors import InputError, MissingExtraError
 from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture
@@ -98,7 +98,7 @@ def _targets(
     if options.labels:
         return tuple(
             Target(name, RowMask(path, split, row, column, label))
-            for label, name in checked_labels(options.labels).items()
+            for label, name in taught_labels(options.labels).items()
         )
     name = next((str(said[key]) for key in _TARGETS if isinstance(said.get(key), str)), options.target)
     instruction = next((str(said[key]) for key in _INSTRUCTIONS if isinstance(said.get(key), str)), None)

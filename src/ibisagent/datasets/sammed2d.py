@@ -22,6 +22,7 @@ from ibisagent.datasets.cases import (
     Target,
     case_key,
     hashed,
+    is_target,
     led_out,
     place_below,
 )
@@ -111,7 +112,7 @@ def _targets(
         else:
             target = _target_name(rest[1], options) if rest is not None else str(options.target)
             parts.setdefault(target, []).append(file)
-    return [Target(target, MaskFiles(tuple(files))) for target, files in parts.items()]
+    return [Target(target, MaskFiles(tuple(files))) for target, files in parts.items() if is_target(target)]
 
 
 def _target_name(words: str, options: ReadOptions) -> str:

@@ -78,10 +78,12 @@ def volume_cases(
     split: str,
     where: str,
     modality: str | None = None,
+    patient: str | None = None,
 ) -> Iterator[Case | Fault]:
     """A case per slice; `targets` says where each one is marked. Only headers are read.
 
-    A target with a label volume that does not fit the picture is left out, with a fault.
+    Without a patient the volume is one. A target with a label volume that does not fit the picture is
+    left out, with a fault.
     """
     axis = options.axis
     try:
@@ -105,7 +107,7 @@ def volume_cases(
             ),
             dataset=dataset,
             split=split,
-            patient=hashed(dataset, where),
+            patient=patient or hashed(dataset, where),
             modality=modality,
         )
 
