@@ -141,7 +141,11 @@ def test_hashes_are_robust_and_apart():
 def test_the_command(tmp_path, capsys):
     parallel(tmp_path / "set")
     assert run(Check(tmp_path / "set", target="lesion")) == 0
-    assert "3 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 pictures" in said and "0 patients are told apart\n3 pictures have no known patient" in said
+    assert run(Check(tmp_path / "set", target="lesion", patient=r"case(\d)")) == 0
+    said = capsys.readouterr().out
+    assert "3 patients are told apart" in said and "no known patient" not in said
     (tmp_path / "set/masks/case0.png").unlink()
     assert run(Check(tmp_path / "set", target="lesion", json=tmp_path / "report.json")) == 1
     assert "missing mask: images/case0.png" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
@@ -44,6 +45,7 @@ FaultKind = Literal[
     "duplicate",
     "near-duplicate",
     "patient in two splits",
+    "unknown patient",
     "index",
 ]
 
@@ -63,8 +65,15 @@ class ReadOptions:
     channel: int = 0  # of several volumes of one patient (nnU-Net's _0000, a fourth dimension)
     picture_column: str | None = None  # of a table
     mask_column: str | None = None  # of a table
+    patient: str | None = None  # regular expression on a file's path; its first group is the patient
 
     def __post_init__(self) -> None:
+        if self.patient is not None:
+            _check_pattern(self.patient)
+        if self.every < 1 or self.channel < 0:
+            raise InputError(
+                "--every is at least 1, --channel counts from 0", f"{self.every} and {self.channel}"
+            )
         try:
             self.instruction.format(target="liver")
         except (KeyError, IndexError, ValueError):
@@ -75,11 +84,29 @@ class ReadOptions:
             ) from None
 
     def record(self) -> dict[str, Any]:
-        """What changes pixels, masks or names of the same case keys, as plain JSON; defaults are left out."""
+        """What changes pixels, masks, names or patients of the same case keys, as plain JSON.
+
+        Defaults are left out.
+        """
         plain = ReadOptions()
-        names = ("target", "labels", "window", "channel", "picture_column", "mask_column")
+        names = ("target", "labels", "window", "channel", "picture_column", "mask_column", "patient")
         found = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
         return dict(json.loads(json.dumps(found, default=dict)))
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        groups, why = 0, str(error)
+    else:
+        why = "no group"
+    if not groups:
+        raise InputError(
+            "--patient is a regular expression with a group that is the patient",
+            f"{pattern!r} ({why})",
+            r"write for example '(P\d+)_'",
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,7 @@ class Case:
     """One picture (or slice) with all that an index says about it."""
 
     key: str  # unique, the same in every run, without names of patients or files
-    where: str  # for people: the file within the data set
+    where: str  # for people: the file within the data set, then ", " and its slice, row or entry
     picture: PictureSource
     targets: tuple[Target, ...]
     dataset: str
@@ -131,6 +158,11 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _united(self.targets))
+
+    @property
+    def file(self) -> str:
+        """`where` without the slice, row or entry."""
+        return re.sub(r", (?:[a-z]+ )?(?:slice|row|entry) \d+$", "", self.where)
 
 
 @dataclass(frozen=True)

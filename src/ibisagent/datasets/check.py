@@ -57,6 +57,8 @@ class Report:
     pictures: dict[str, int]  # by split
     targets: dict[str, int]  # samples by target
     absent: int  # targets listed as absent
+    patients: int  # that are told apart
+    alone: int  # pictures of which no patient is known
     faults: tuple[Fault, ...]
 
     def counts(self) -> dict[str, int]:
@@ -88,6 +90,12 @@ def run(command: Check) -> int:
         print(f"{split}: {count} pictures")
     masks = sum(report.targets.values())
     print(f"{masks} masks of {len(report.targets)} targets, {report.absent} listed absent")
+    print(f"{report.patients} patients are told apart")
+    if report.alone:
+        print(
+            f"{report.alone} pictures have no known patient: they are held out one by one; "
+            "--patient says whose they are"
+        )
     for fault in report.faults:
         print(f"{fault.kind}: {fault.where}: {fault.value} -> {fault.done}")
     print("no faults" if not report.faults else f"{len(report.faults)} faults: {report.counts()}")
@@ -112,8 +120,16 @@ def check(dataset: DataSet) -> Report:
     faults += _duplicates(seen)
     faults += _patients(dataset.cases)
     absent = sum(len(case.absent) for case in dataset.cases)
+    patients = Counter(case.patient for case in dataset.cases)
+    alone = patients.pop(None, 0)
     return Report(
-        dataset.format, dict(sorted(pictures.items())), dict(targets.most_common()), absent, tuple(faults)
+        dataset.format,
+        dict(sorted(pictures.items())),
+        dict(targets.most_common()),
+        absent,
+        len(patients),
+        alone,
+        tuple(faults),
     )
 
 

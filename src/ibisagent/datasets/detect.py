@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,12 +49,12 @@ def open_dataset(path: str | Path, format: str | None = None, options: ReadOptio
 
     `format` is one of `FORMATS`; None finds out. Raises InputError where the path does not exist,
     where its format is not recognised, and where `options.split` names a split that is not there.
+    Its name is that of its folder, however that is written.
     """
     path, options = Path(path), options or ReadOptions()
     if not path.exists():
         raise InputError("a data set must exist", "no such file or folder", "check the path")
-    if options.every < 1:
-        raise InputError("every so-manyth slice: at least 1", options.every)
+    path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     kind = format or detect_format(path)
     if kind not in FORMATS:
         raise InputError(
@@ -69,7 +70,7 @@ def open_dataset(path: str | Path, format: str | None = None, options: ReadOptio
             if there
             else "the data set is empty; see `ibisagent data check`",
         )
-    return _once(found)
+    return _with_patients(_once(found))
 
 
 def open_part(
@@ -110,6 +111,24 @@ def _once(found: DataSet) -> DataSet:
     if len(kept) == len(found.cases):
         return found
     return replace(found, cases=tuple(kept.values()), faults=tuple(faults))
+
+
+def _with_patients(found: DataSet) -> DataSet:
+    """The cases with the patients that `options.patient` finds in their files' paths."""
+    pattern = found.options.patient
+    if pattern is None:
+        return found
+    cases: list[Case] = []
+    unknown: dict[str, Fault] = {}
+    for case in found.cases:
+        match = re.search(pattern, case.file)
+        if match is None or match[1] is None:
+            done = "a picture of its own" if case.patient is None else "grouped as the format says"
+            unknown[case.file] = Fault("unknown patient", case.file, f"--patient {pattern} finds none", done)
+            cases.append(case)
+        else:
+            cases.append(replace(case, patient=hashed(case.dataset, match[1]), patient_known=True))
+    return replace(found, cases=tuple(cases), faults=(*found.faults, *unknown.values()))
 
 
 def detect_format(path: Path) -> str:
