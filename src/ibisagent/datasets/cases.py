@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -287,7 +287,7 @@ class MaskFiles:
     label: str | None = None
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        return _union([label_mask(label_values(path), self.label) for path in self.paths])
+        return _union([read_label(path, self.label) for path in self.paths])
 
 
 @dataclass(frozen=True)
@@ -337,17 +337,28 @@ def _union(masks: Sequence[Mask]) -> Mask:
 # --- reading values ---------------------------------------------------------------------------
 
 
-def label_values(path: Path) -> NDArray[np.integer]:
-    """What a mask file stores: HxW integers (palette indices are kept), or HxWx3 uint8 colours.
+def read_label(source: Path | BinaryIO, label: str | None) -> Mask:
+    """The pixels of a mask file that have a label; see `MaskFiles`."""
+    return label_mask(label_values(source, colors=is_color(label)), label)
 
-    An alpha channel is dropped, three equal channels become one, JPEG is cut at 128 to 0 and 1.
-    Raises InputError where the file cannot be read.
+
+def is_color(label: str | None) -> bool:
+    """Whether a label is written #rrggbb."""
+    return label is not None and label.startswith("#")
+
+
+def label_values(source: Path | BinaryIO, *, colors: bool = False) -> NDArray[np.integer]:
+    """What a mask file stores: HxW integers, or HxWx3 uint8 colours.
+
+    Pixels with a palette are its indices, or with `colors` what the palette says. An alpha channel
+    is dropped, three equal channels become one, JPEG is cut at 128 to 0 and 1. Raises InputError
+    where the file cannot be read, and for colours in a JPEG file.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(source) as file:
             lossy = file.format == "JPEG"
             image: Image.Image = file
-            if image.mode in ("RGBA", "CMYK", "YCbCr", "PA", "RGBX"):
+            if (colors and image.mode in ("P", "1")) or image.mode in ("RGBA", "CMYK", "YCbCr", "PA", "RGBX"):
                 image = image.convert("RGB")
             elif image.mode == "LA":
                 image = image.convert("L")
@@ -358,6 +369,8 @@ def label_values(path: Path) -> NDArray[np.integer]:
         ) from None
     if values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]
+    if lossy and colors:
+        raise InputError("colours of labels are stored without losses", "a JPEG file", "save it as PNG")
     if lossy:
         values = (values if values.ndim == 2 else values.max(axis=2)) >= JPEG_FOREGROUND
     if values.dtype.kind == "f":
@@ -369,7 +382,7 @@ def label_mask(values: NDArray[np.integer], label: str | None) -> Mask:
     """The pixels of a label; see `MaskFiles`."""
     if label is None:
         return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2))
-    if label.startswith("#"):
+    if is_color(label):
         color = np.array([int(label[start : start + 2], 16) for start in (1, 3, 5)])
         stacked = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
         return np.asarray((stacked == color).all(axis=2))

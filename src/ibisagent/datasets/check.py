@@ -165,7 +165,7 @@ def _check_case(case: Case, dataset: DataSet, targets: Counter[str], faults: lis
 
 def _odd_labels(case: Case, dataset: DataSet) -> Iterator[Fault]:
     """Values of mask files that say nothing: unnamed labels, or several values in a plain mask."""
-    from ibisagent.datasets.cases import Fault, MaskFiles, label_names, label_values
+    from ibisagent.datasets.cases import Fault, MaskFiles, is_color, label_names, label_values
 
     named = {target.mask.label for target in case.targets if isinstance(target.mask, MaskFiles)}
     paths = {
@@ -173,7 +173,7 @@ def _odd_labels(case: Case, dataset: DataSet) -> Iterator[Fault]:
     }
     for path in sorted(paths):
         try:
-            found = label_names(label_values(path))
+            found = label_names(label_values(path, colors=any(map(is_color, named))))
         except IbisError:
             continue  # named already
         odd = [value for value in found if value not in named] if None not in named else found[1:]
