@@ -56,6 +56,8 @@ def test_both_indexes_are_read_and_instances_united(root: Path) -> None:
     kidney = found["left kidney"]
     assert (kidney.dataset, kidney.modality) == ("AMOS", "CT") and np.array_equal(kidney.truth, LIVER)
     assert not any(word in sample.sample_id for sample in found.values() for word in ("amos_0004", "case_7"))
+    ignored = open_dataset(root, options=ReadOptions(split="test", labels={"3": "ignore"}))
+    assert {sample.target for sample in ignored} == {"liver"}
     unnamed = open_dataset(root, options=ReadOptions(split="test"))
     assert "class 3" in {sample.target for sample in unnamed}
 

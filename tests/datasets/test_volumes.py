@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from layouts import save_volume
 
+from ibisagent.agent import make_sample
 from ibisagent.datasets.cases import ReadOptions
 from ibisagent.datasets.check import check
 from ibisagent.datasets.detect import open_dataset
@@ -151,6 +152,8 @@ def test_a_label_without_orientation_lies_like_its_picture(tmp_path):
     path = tmp_path / "labels/p.nii.gz"
     mask = load_mask(path, (6, 5), picture=tmp_path / "images/p.nii.gz", axis="axial", index=3)
     np.testing.assert_array_equal(mask, expected)
+    sample = make_sample(tmp_path / "images/p.nii.gz", "Find the liver", path)
+    np.testing.assert_array_equal(sample.start_mask, expected)
     with pytest.raises(InputError, match=r"states its orientation.*no usable orientation"):
         load_mask(path, (6, 5), axis="axial", index=3)
     same = pair(tmp_path, label, LPS)

@@ -66,15 +66,15 @@ def sa_med2d_name(name: str) -> tuple[str, str, str]:
     return parts[0].split("_")[0].upper(), parts[1], parts[2]
 
 
-def instance_masks(merged: Path) -> tuple[Path, ...]:
+def instance_masks(merged: Path, root: Path) -> tuple[Path, ...]:
     """The instance masks that a missing `masks_merged/STEM_merged.png` united: STEM_0000.png, ...
 
-    They lie in the same folder or in `masks` beside it. STEM ends in the class.
+    They lie in the same folder or in `masks` beside it, below `root`. STEM ends in the class.
     """
     stem = re.sub(r"_merged$", "", merged.stem)
     pattern = re.compile(re.escape(stem) + r"_\d+$")
     for folder in (merged.parent, merged.parent.parent / "masks"):
-        if folder.is_dir():
+        if folder.is_relative_to(root) and folder.is_dir():
             found = sorted(path for path in folder.glob("*.png") if pattern.match(path.stem))
             if found:
                 return tuple(found)
@@ -102,7 +102,7 @@ def _case(entry: Any, number: int, root: Path, dataset: str, split: str) -> Case
         path = place_below(root, name)
         if path is None:
             return led_out(where, name)
-        found = (path,) if path.is_file() else instance_masks(path)
+        found = (path,) if path.is_file() else instance_masks(path, root)
         if not found:
             return Fault("missing mask", where, f"{name}, nor its instances", "left out")
         paths += found
