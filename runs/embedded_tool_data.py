@@ -14,7 +14,8 @@ from shapes import blob, paste, region, swell
 from symmetry import TURNED, known_share, mirror_share
 from tissues import RETONED, RETONED_SHARE, retone
 
-from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
+from ibisagent.datasets.biomedparse import list_datasets, read_index, split_of
+from ibisagent.datasets.cases import MaskFiles
 from ibisagent.targets import TARGETS, in_the_mirror
 
 Donors = dict[str, list[tuple[Grey, Grey]]]  # pictures and masks by set, see compositions.py
@@ -76,7 +77,10 @@ def load_corpus(root: Path, part: str) -> list[Item]:
             pixels = cv2.cvtColor(cv2.imread(str(record.path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
             if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
                 pixels = np.ascontiguousarray(pixels[..., 0])
-            masks = {index[t.target]: read_mask(t.path).astype(np.uint8) * 255 for t in record.targets}
+            masks = {
+                index[t.target]: MaskFiles((t.path,)).read(pixels.shape[:2]).astype(np.uint8) * 255
+                for t in record.targets
+            }
             absent = {index[n] for n in record.absent} | (foreign - set(masks))
             items.append(Item(dataset, pixels, masks, sorted(absent)))
     return items

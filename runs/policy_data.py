@@ -19,7 +19,8 @@ from symmetry import TURNED, known_share, mirror_share
 from tissues import RETONED, RETONED_SHARE, retone
 
 from ibisagent.actions import click_at, format_text
-from ibisagent.datasets.biomedparse import list_datasets, read_index, read_mask, split_of
+from ibisagent.datasets.biomedparse import list_datasets, read_index, split_of
+from ibisagent.datasets.cases import MaskFiles
 from ibisagent.images import load_picture
 from ibisagent.masks import error_regions, iou
 from ibisagent.policies.embedded_words import CELL, GRID, SIDE
@@ -78,12 +79,11 @@ def load(root: Path, part: str) -> list[Case]:
         for record in read_index(root, dataset, "train"):
             if split_of(record.patient) != part:
                 continue
-            masks = {item.target: read_mask(item.path) for item in record.targets}
+            pixels = load_picture(record.path).pixels
+            masks = {item.target: MaskFiles((item.path,)).read(pixels.shape[:2]) for item in record.targets}
             masks = {target: mask for target, mask in masks.items() if mask.any()}
             absent = set(record.absent) | elsewhere(dataset)
-            cases.append(
-                Case(dataset, load_picture(record.path).pixels, masks, frozenset(absent - set(masks)))
-            )
+            cases.append(Case(dataset, pixels, masks, frozenset(absent - set(masks))))
     return cases
 
 

@@ -186,6 +186,6 @@ def make_sample(image: ImageLike, instruction: str, start: ImageLike | None = No
     if start is not None:
         shape = (picture.height, picture.width)
         assert not isinstance(start, Picture)
-        start_mask = load_mask(start, shape)
+        start_mask = load_mask(start, shape, picture=None if isinstance(image, Picture) else image)
     key = hashlib.sha256(f"{picture.content_id}\x1f{instruction}".encode()).hexdigest()
     return Sample(key[:16], picture, instruction, start_mask=start_mask)

@@ -182,7 +182,7 @@ def segment(command: Segment) -> int:
     picture = load_picture(command.image, window=command.window, **where)
 
     def read_mask(path: Path) -> Mask:
-        return load_mask(path, (picture.height, picture.width), **where)
+        return load_mask(path, (picture.height, picture.width), picture=command.image, **where)
 
     start = read_mask(Path(command.pair.start)) if command.pair.start not in STARTS else None
     truth = read_mask(command.truth) if command.truth else None

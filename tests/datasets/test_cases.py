@@ -84,6 +84,24 @@ def test_jpeg_masks_are_cut_in_the_middle(tmp_path):
     np.testing.assert_array_equal(MaskFiles((path,)).read((24, 32)), mask)
 
 
+def test_colours_are_those_of_the_palette(tmp_path):
+    labels = np.zeros((24, 32), np.uint8)
+    labels[2:4, 5:9], labels[10:14, 1:3] = 1, 2
+    palette = Image.fromarray(labels, "P")
+    palette.putpalette([0, 0, 0, 255, 0, 0, 128, 128, 128])
+    palette.save(tmp_path / "p.png")
+    path = tmp_path / "p.png"
+    for label, value in (("#ff0000", 1), ("#808080", 2), ("#00ff00", 3), ("1", 1), ("2", 2)):
+        np.testing.assert_array_equal(MaskFiles((path,), label).read((24, 32)), labels == value)
+    assert label_names(label_values(path)) == ["1", "2"]
+    assert label_names(label_values(path, colors=True)) == ["#808080", "#ff0000"]
+    bit = save(tmp_path / "bit.png", labels > 0)
+    np.testing.assert_array_equal(MaskFiles((bit,), "#ffffff").read((24, 32)), labels > 0)
+    lossy = save(tmp_path / "c.jpg", np.repeat(labels[..., None] * 90, 3, axis=2))
+    with pytest.raises(InputError, match=r"colours of labels .* JPEG"):
+        MaskFiles((lossy,), "#b4b4b4").read((24, 32))
+
+
 def test_unreadable_masks_are_named(tmp_path):
     (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(InputError, match="readable picture file"):

@@ -126,6 +126,18 @@ def test_unnamed_labels_of_folders(tmp_path):
     assert (fault.kind, fault.value, fault.done) == ("odd label value", "5", "read as background")
 
 
+def test_unnamed_colours_of_a_palette(tmp_path):
+    values = np.where(box(1, 1, 4, 4), 1, np.where(box(9, 9, 20, 20), 2, 0)).astype(np.uint8)
+    image = Image.fromarray(values, "P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    save(tmp_path / "images/a.png", picture())
+    (tmp_path / "masks").mkdir()
+    image.save(tmp_path / "masks/a.png")
+    report = check(open_dataset(tmp_path, options=ReadOptions(labels={"#ff0000": "liver"})))
+    assert [(fault.kind, fault.value) for fault in report.faults] == [("odd label value", "#0000ff")]
+    assert report.targets == {"liver": 1}
+
+
 def test_hashes_are_robust_and_apart():
     def bits(pixels):
         return np.unpackbits(perceptual_hash(Picture(np.ascontiguousarray(pixels))).view(np.uint8))
@@ -141,7 +153,11 @@ def test_hashes_are_robust_and_apart():
 def test_the_command(tmp_path, capsys):
     parallel(tmp_path / "set")
     assert run(Check(tmp_path / "set", target="lesion")) == 0
-    assert "3 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 pictures" in said and "0 patients are told apart\n3 pictures have no known patient" in said
+    assert run(Check(tmp_path / "set", target="lesion", patient=r"case(\d)")) == 0
+    said = capsys.readouterr().out
+    assert "3 patients are told apart" in said and "no known patient" not in said
     (tmp_path / "set/masks/case0.png").unlink()
     assert run(Check(tmp_path / "set", target="lesion", json=tmp_path / "report.json")) == 1
     assert "missing mask: images/case0.png" in capsys.readouterr().out

@@ -99,6 +99,133 @@ def test_what_cannot_be_known_is_refused(tmp_path):
         open_dataset(tmp_path / "sub", "folders", SKIN)
 
 
+@pytest.mark.parametrize("place", ["labels.json", "option"])
+def test_background_and_ignore_are_no_targets(tmp_path, place):
+    values = np.where(box(1, 1, 4, 4), 1, np.where(box(9, 9, 20, 20), 255, 0)).astype(np.uint8)
+    save(tmp_path / "images/a.png", picture())
+    save(tmp_path / "masks/a.png", values)
+    labels = {"0": "background", "00": "air", "1": "liver", "2": " Background", "255": "Ignore"}
+    if place == "labels.json":
+        (tmp_path / "labels.json").write_text(json.dumps(labels))
+    found = open_dataset(tmp_path, options=ReadOptions(labels={} if place == "labels.json" else labels))
+    [sample] = found
+    assert sample.target == "liver" and [target.name for target in found.cases[0].targets] == ["liver"]
+    np.testing.assert_array_equal(sample.truth, values == 1)
+
+
+def test_labels_also_name_what_masks_in_sub_folders_show(tmp_path):
+    values = np.where(box(1, 1, 4, 4), 1, np.where(box(9, 9, 20, 20), 2, 0)).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / f"images/{name}.png", picture())
+    save(tmp_path / "masks/P003/a.png", values)
+    save(tmp_path / "masks/b.png", values)
+    found = open_dataset(tmp_path, options=ReadOptions(labels={"1": "liver", "2": "spleen"}))
+    assert found.faults == ()
+    assert [sample.target for sample in found] == ["liver", "spleen"] * 2
+    np.testing.assert_array_equal(next(iter(found)).truth, values == 1)
+
+
+def test_loose_masks_beside_those_of_targets_are_read_or_named(tmp_path):
+    for name in "ab":
+        save(tmp_path / f"images/{name}.png", picture())
+    save(tmp_path / "masks/liver/a.png", box(1, 1, 4, 4))
+    save(tmp_path / "masks/a.png", box(5, 5, 9, 9))
+    save(tmp_path / "masks/overview.png", box(5, 5, 9, 9))
+    found = open_dataset(tmp_path)
+    assert [sample.target for sample in found] == ["liver"]
+    assert kinds(found) == [
+        ("index", "images/a.png"),
+        ("mask without picture", "masks/overview.png"),
+        ("missing mask", "images/b.png"),
+    ]
+    samples = list(open_dataset(tmp_path, options=ReadOptions(target="lesion")))
+    assert sorted((sample.target, int(sample.truth.sum())) for sample in samples) == [
+        ("lesion", 16),
+        ("liver", 9),
+    ]
+
+
+def test_splits_within_the_parallel_folders(tmp_path):
+    for number, split in enumerate(("train", "valid", "test")):
+        save(tmp_path / f"images/{split}/a.png", picture(number))
+        save(tmp_path / f"masks/{split}/a.png", box(1, 1, 3 + number, 3))
+    save(tmp_path / "masks/train/liver/a.png", box(9, 9, 12, 12))
+    found = open_dataset(tmp_path, options=SKIN)
+    assert found.faults == ()
+    assert [(s.split, s.target, int(s.truth.sum())) for s in found] == [
+        ("test", "skin lesion", 8),
+        ("train", "skin lesion", 4),
+        ("train", "liver", 9),
+        ("val", "skin lesion", 6),
+    ]
+    only = open_dataset(tmp_path, options=ReadOptions(target="skin lesion", split="val"))
+    assert [case.where for case in only.cases] == ["images/valid/a.png"] and only.faults == ()
+
+
+def test_folders_of_one_name_are_patients(tmp_path):
+    for patient in ("P000", "P001"):
+        for number in range(3):
+            save(tmp_path / f"images/{patient}/{number}.png", picture(number))
+            save(tmp_path / f"masks/{patient}/{number}.png", box(1, 1, 3, 3 + number))
+    save(tmp_path / "images/P002/v.png", picture(7))
+    save(tmp_path / "masks/P002/liver/v.png", box(1, 1, 4, 4))
+    save(tmp_path / "masks/P000/9.png", box(1, 1, 4, 4))
+    found = open_dataset(tmp_path, options=SKIN)
+    assert kinds(found) == [("mask without picture", "masks/P000/9.png")]
+    samples = list(found)
+    assert [int(sample.truth.sum()) for sample in samples] == [4, 6, 8, 4, 6, 8, 9]
+    assert [sample.target for sample in samples] == ["skin lesion"] * 6 + ["liver"]
+    assert [len({s.patient for s in samples[at]}) for at in (slice(3), slice(6), slice(7))] == [1, 2, 3]
+    assert "P00" not in str([(sample.patient, sample.sample_id) for sample in samples])
+
+
+def test_slices_of_volumes_in_a_folder_are_of_one_patient(tmp_path):
+    for scan in "ab":
+        save_volume(tmp_path / f"images/P1/{scan}.nii", np.zeros((4, 4, 2), np.int16))
+        save_volume(tmp_path / f"labels/P1/{scan}.nii", np.ones((4, 4, 2), np.int16))
+    assert len({sample.patient for sample in open_dataset(tmp_path, options=SKIN)}) == 1
+
+
+def test_masks_that_name_their_target(tmp_path):
+    for name in ("x", "x_1", "y"):
+        save(tmp_path / f"images/{name}.png", picture())
+    masks = ["x_liver", "x_left_kidney", "x-spleen_1", "x-spleen_2", "x_1_liver_mask", "z_liver"]
+    for number, name in enumerate(masks):
+        save(tmp_path / f"masks/{name}.png", box(number, 1, number + 1, 4))
+    found = open_dataset(tmp_path)
+    shown = [(case.where, sorted(target.name for target in case.targets)) for case in found.cases]
+    assert shown == [
+        ("images/x.png", ["left kidney", "liver", "spleen"]),
+        ("images/x_1.png", ["liver"]),
+        ("images/y.png", []),
+    ]
+    spleen = next(sample.truth for sample in found if sample.target == "spleen")
+    np.testing.assert_array_equal(spleen, box(2, 1, 4, 4))
+    assert kinds(found) == [
+        ("mask without picture", "masks/z_liver.png"),
+        ("missing mask", "images/y.png"),
+    ]
+    with pytest.raises(InputError, match="pictures in images"):
+        open_dataset(tmp_path, options=SKIN)  # what is named otherwise is not named by files
+
+
+def test_an_empty_split_folder_hides_nothing(tmp_path):
+    parallel(tmp_path)
+    (tmp_path / "test").mkdir()
+    assert len(list(open_dataset(tmp_path, options=SKIN))) == 3
+    parallel(tmp_path / "test", 2)
+    found = open_dataset(tmp_path, options=SKIN)
+    assert sorted(sample.split for sample in found) == ["test"] * 2 + ["train"] * 3
+
+
+def test_what_was_seen_is_said_where_nothing_fits(tmp_path):
+    for number in range(2):
+        save(tmp_path / f"images/case{number}.png", picture(number))
+        save(tmp_path / f"masks/other{number}.png", box(1, 1, 4, 4))
+    with pytest.raises(InputError, match="got 2 pictures in images and 2 masks in masks, none of one name"):
+        open_dataset(tmp_path, options=SKIN)
+
+
 def test_pairs_of_volumes(tmp_path):
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 3, (6, 7, 5)).astype(np.uint8)

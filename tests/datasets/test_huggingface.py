@@ -7,6 +7,7 @@ from PIL import Image
 
 from ibisagent.datasets.cases import ReadOptions
 from ibisagent.datasets.detect import open_dataset
+from ibisagent.datasets.reading import Reading
 from ibisagent.errors import InputError, MissingExtraError
 
 A, B = box(2, 3, 10, 12), box(12, 20, 20, 30)
@@ -58,6 +59,25 @@ def test_columns_and_names_must_be_known(tmp_path):
     with pytest.raises(InputError, match="column of masks"):
         open_dataset(tmp_path / "set", options=ReadOptions(target="x", mask_column="gt"))
     assert len(list(open_dataset(tmp_path / "set", options=ReadOptions(labels={"255": "liver"})))) == 1
+
+
+def test_columns_and_colours_are_named_on_the_command_line(tmp_path):
+    pytest.importorskip("datasets.features", reason="needs the extra data")
+    import datasets
+
+    palette = Image.fromarray(A.astype(np.uint8) + 2 * B.astype(np.uint8), "P")
+    palette.putpalette([255, 255, 255, 255, 0, 0, 0, 0, 255])
+    rows = {"scan": [Image.fromarray(picture())], "truth": [palette]}
+    features = datasets.Features({name: datasets.Image() for name in rows})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
+    labels = ("#ff0000=liver", "#0000ff=spleen", "#ffffff=background")
+    with pytest.raises(InputError, match="--picture-column"):
+        open_dataset(tmp_path / "set", options=Reading(labels=labels).read_options())
+    options = Reading(labels=labels, picture_column="scan", mask_column="truth").read_options()
+    found = {sample.target: sample.truth for sample in open_dataset(tmp_path / "set", options=options)}
+    assert set(found) == {"liver", "spleen"}
+    np.testing.assert_array_equal(found["liver"], A)
+    np.testing.assert_array_equal(found["spleen"], B)
 
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch):

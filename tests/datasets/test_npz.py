@@ -46,6 +46,12 @@ def test_a_colour_picture_is_not_a_volume(tmp_path):
     np.testing.assert_array_equal(sample.truth, LABELS[0] == 1)
 
 
+def test_what_is_to_be_ignored_is_no_target(tmp_path):
+    np.savez(tmp_path / "a.npz", imgs=IMAGES, gts=LABELS)
+    samples = open_dataset(tmp_path / "a.npz", options=ReadOptions(labels={"1": "liver", "2": "ignore"}))
+    assert [sample.target for sample in samples] == ["liver"] * 4
+
+
 def test_labels_without_names_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", imgs=IMAGES, gts=LABELS)
     with pytest.raises(InputError, match="--labels 1=NAME"):

@@ -47,6 +47,29 @@ def test_missing_merged_masks_are_united_from_instances(tmp_path):
     assert [fault.kind for fault in found.faults] == ["missing mask", "missing picture"]
 
 
+@pytest.mark.parametrize("lead", ["{root}/", "../", "masks/../../"])
+def test_names_that_lead_out_are_not_followed(tmp_path, lead):
+    for place in (f"set/images/{STEM}.png", f"{STEM}.png"):
+        save(tmp_path / place, picture())
+    save(tmp_path / "set/masks/a.png", A)
+    save(tmp_path / "a.png", A)
+    lead = lead.format(root=tmp_path)
+    save(tmp_path / "masks/b_0001.png", A)
+    lists = [
+        entry("masks/a.png"),
+        entry(f"{lead}a.png"),
+        entry("masks/a.png", f"{lead}{STEM}.png"),
+        entry("b_merged.png"),  # whose instances would lie beside the data set
+    ]
+    found = open_dataset(write_json(tmp_path / "set/x.json", lists))
+    assert [case.where for case in found.cases] == [f"images/{STEM}.png, entry 0"]
+    assert [(fault.kind, fault.where, fault.value) for fault in found.faults] == [
+        ("index", "entry 1", f"{lead}a.png leads out of the data set"),
+        ("index", "entry 2", f"{lead}{STEM}.png leads out of the data set"),
+        ("missing mask", "entry 3", "b_merged.png, nor its instances"),
+    ]
+
+
 def test_names_of_sa_med2d():
     assert sa_med2d_name(STEM) == ("CT", "AMOS2022", "amos_0001")
     assert sa_med2d_name("images/mr_t1--BraTS--x--y_001--0001_000.png") == ("MR", "BraTS", "x")

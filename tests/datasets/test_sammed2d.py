@@ -56,15 +56,28 @@ def test_both_indexes_are_read_and_instances_united(root: Path) -> None:
     kidney = found["left kidney"]
     assert (kidney.dataset, kidney.modality) == ("AMOS", "CT") and np.array_equal(kidney.truth, LIVER)
     assert not any(word in sample.sample_id for sample in found.values() for word in ("amos_0004", "case_7"))
+    ignored = open_dataset(root, options=ReadOptions(split="test", labels={"3": "ignore"}))
+    assert {sample.target for sample in ignored} == {"liver"}
     unnamed = open_dataset(root, options=ReadOptions(split="test"))
     assert "class 3" in {sample.target for sample in unnamed}
 
 
 def test_what_is_missing_or_odd_is_a_fault(root: Path) -> None:
     found = open_dataset(root)
-    assert sorted(fault.kind for fault in found.faults) == ["index", "missing mask", "missing picture"]
+    assert sorted(fault.kind for fault in found.faults) == ["index", "index", "missing mask"]
+    [led_out] = [fault for fault in found.faults if "leads out" in fault.value]
+    assert led_out.value == "../secret.png leads out of the data set"
     assert {case.patient_known for case in found.cases if case.dataset == "AMOS"} == {True}
     assert {case.patient_known for case in found.cases if case.dataset != "AMOS"} == {False}
+
+
+def test_masks_that_lead_out_are_not_followed(root: Path) -> None:
+    Image.fromarray(LIVER).save(root.parent / "amos_0004_75_liver_001.png")
+    index = {"../amos_0004_75_liver_001.png": "images/amos_0004_75.png"}
+    (root / "label2image_test.json").write_text(json.dumps(index))
+    found = open_dataset(root)
+    assert {case.split for case in found.cases} == {"train"}
+    assert [fault.value for fault in found.faults] == [f"{next(iter(index))} leads out of the data set"]
 
 
 @pytest.mark.parametrize("index", [[1], {"a.png": 3}])

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from layouts import save_volume
 
+from ibisagent.agent import make_sample
 from ibisagent.datasets.cases import ReadOptions
+from ibisagent.datasets.check import check
 from ibisagent.datasets.detect import open_dataset
-from ibisagent.datasets.volumes import VolumeMask, VolumePicture, slice_count
+from ibisagent.datasets.volumes import VolumeMask, VolumePicture
 from ibisagent.errors import InputError
 from ibisagent.images import load_mask, load_picture
 
@@ -27,8 +29,8 @@ def test_every_slice_equals_load_picture(tmp_path, number):
     image = save_volume(tmp_path / "i.nii.gz", values, affine)
     labels = save_volume(tmp_path / "l.nii", (values > 60).astype(np.int16), affine)
     for axis in ("axial", "coronal", "sagittal"):
-        assert slice_count(image, axis) == 5 + order.index(("sagittal", "coronal", "axial").index(axis))
-        for index in (0, slice_count(image, axis) - 1):
+        count = 5 + order.index(("sagittal", "coronal", "axial").index(axis))
+        for index in (0, count - 1):
             ours, theirs = (
                 VolumePicture(image, axis, index).read(),
                 load_picture(image, axis=axis, index=index),
@@ -38,8 +40,8 @@ def test_every_slice_equals_load_picture(tmp_path, number):
             assert (ours.laterality, ours.laterality) == (theirs.laterality, "known")
             shape = (ours.height, ours.width)
             np.testing.assert_array_equal(
-                VolumeMask(labels, axis, index, (1,)).read(shape),
-                load_mask(labels, shape, axis=axis, index=index),
+                VolumeMask(labels, image, axis, index, (1,)).read(shape),
+                load_mask(labels, shape, picture=image, axis=axis, index=index),
             )
 
 
@@ -61,7 +63,7 @@ def test_damaged_volumes_are_named(tmp_path):
         VolumePicture(path, "axial", 0).read()
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"A picture file is .*NIfTI"):
-        slice_count(path, "axial")
+        VolumePicture(path, "axial", 0).read()
 
 
 def test_a_damaged_volume_does_not_hide_the_others(tmp_path):
@@ -121,6 +123,94 @@ def test_every_mask_file_of_a_volume_counts(tmp_path):
         save_volume(tmp_path / "masks" / f"{place}.nii.gz", mask)
     samples = list(open_dataset(tmp_path))
     assert [(s.target, int(s.truth.sum())) for s in samples] == [("liver", 8), ("spleen", 16)] * 2
+
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def pair(root, label, affine, picture_affine=LPS):
+    """images/p.nii.gz of 5 x 6 x 7 voxels with labels/p.nii.gz; `affine` None: a header without one."""
+    import nibabel as nib
+
+    voxels = np.random.default_rng(2).normal(size=(5, 6, 7)).astype(np.float32)
+    save_volume(root / "images/p.nii.gz", voxels, picture_affine)
+    (root / "labels").mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), root / "labels/p.nii.gz")
+    return open_dataset(root, options=ReadOptions(labels={"1": "liver"}))
+
+
+def test_a_label_without_orientation_lies_like_its_picture(tmp_path):
+    label = np.zeros((5, 6, 7), bool)
+    label[0, :2, 3] = True  # at the patient's left, to the front, in LPS
+    found = pair(tmp_path, label, None)
+    [fault] = found.faults
+    assert (fault.kind, fault.where) == ("assumed orientation", "images/p.nii.gz, labels/p.nii.gz")
+    [sample] = found
+    expected = np.zeros((6, 5), bool)
+    expected[:2, 0] = True  # image left is where x of LPS begins, image top is the front
+    np.testing.assert_array_equal(sample.truth, expected)
+    path = tmp_path / "labels/p.nii.gz"
+    mask = load_mask(path, (6, 5), picture=tmp_path / "images/p.nii.gz", axis="axial", index=3)
+    np.testing.assert_array_equal(mask, expected)
+    sample = make_sample(tmp_path / "images/p.nii.gz", "Find the liver", path)
+    np.testing.assert_array_equal(sample.start_mask, expected)
+    with pytest.raises(InputError, match=r"states its orientation.*no usable orientation"):
+        load_mask(path, (6, 5), axis="axial", index=3)
+    same = pair(tmp_path, label, LPS)
+    assert same.faults == () and np.array_equal(next(iter(same)).truth, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "said"),
+    [
+        ((5, 6, 4), LPS, "5 x 6 x 4 voxels, LPS, 1 x 1 x 1 mm for 5 x 6 x 7 voxels, LPS, 1 x 1 x 1 mm"),
+        ((5, 6, 4), None, "5 x 6 x 4 voxels, no orientation, 1 x 1 x 1 mm for 5 x 6 x 7 voxels, LPS"),
+        ((5, 6, 7), np.eye(4), "RAS, 1 x 1 x 1 mm for 5 x 6 x 7 voxels, LPS"),
+        ((5, 6, 7), LPS * [[2], [1], [1], [1]], "LPS, 2 x 1 x 1 mm for 5 x 6 x 7 voxels, LPS"),
+    ],
+    ids=["slices", "slices, no orientation", "orientation", "spacing"],
+)
+def test_a_label_of_another_grid_is_a_fault_that_names_both(tmp_path, shape, affine, said):
+    found = pair(tmp_path, np.ones(shape), affine)
+    report = check(found)
+    [fault] = report.faults
+    assert (fault.kind, fault.done) == ("size mismatch", "left out") and said in fault.value
+    assert report.pictures == {"train": 7} and list(found) == []
+    image, label = tmp_path / "images/p.nii.gz", tmp_path / "labels/p.nii.gz"
+    with pytest.raises(InputError, match="size, orientation and spacing of its picture"):
+        VolumeMask(label, image, "axial", 0, None).read((6, 5))
+    with pytest.raises(InputError, match="size, orientation and spacing of its picture"):
+        load_mask(label, (6, 5), picture=image, axis="axial", index=0)
+
+
+def test_a_set_without_a_readable_volume_is_checked_not_refused(tmp_path):
+    for place in ("images/p.nii", "labels/p.nii"):
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_bytes(b"nothing")
+    found = open_dataset(tmp_path, options=ReadOptions(target="liver"))
+    assert [(fault.kind, fault.where) for fault in check(found).faults] == [("unreadable", "images/p.nii")]
+
+
+def test_rounded_spacings_are_the_same_grid(tmp_path):
+    found = pair(
+        tmp_path, np.ones((5, 6, 7)), np.diag([-0.742, -0.742, 2, 1]), np.diag([-0.7421875, -0.7421875, 2, 1])
+    )
+    assert found.faults == () and len(list(found)) == 7
+
+
+def test_a_target_with_one_label_file_that_does_not_fit_is_left_out_whole(tmp_path):
+    save_volume(tmp_path / "images/x.nii.gz", np.zeros((8, 8, 2), np.int16))
+    save_volume(tmp_path / "masks/liver/x.nii.gz", np.ones((8, 8, 2), np.int16))
+    save_volume(tmp_path / "masks/spleen/x_1.nii.gz", np.ones((8, 8, 2), np.int16))
+    save_volume(tmp_path / "masks/spleen/x_2.nii.gz", np.ones((8, 8, 3), np.int16))
+    (tmp_path / "masks/kidney").mkdir()
+    (tmp_path / "masks/kidney/x.nii.gz").write_bytes(b"nothing")
+    found = open_dataset(tmp_path)
+    assert {sample.target for sample in found} == {"liver"}
+    assert [(fault.kind, fault.where) for fault in found.faults] == [
+        ("unreadable", "images/x.nii.gz, kidney/x.nii.gz"),
+        ("size mismatch", "images/x.nii.gz, spleen/x_2.nii.gz"),
+    ]
 
 
 def test_real_pairs(data_root):

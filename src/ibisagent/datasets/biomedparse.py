@@ -17,11 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from ibisagent.errors import InputError
-from ibisagent.types import Mask
 
 DEFAULT_INSTRUCTION = "Find the {target} in this image."
 _VALIDATION_TENTHS = 1
@@ -96,15 +92,6 @@ def read_index(root: Path, dataset: str, split: str) -> list[PictureRecord]:
     if "annotations" in data:
         return _coco_records(root, dataset, split, data)
     return [_plain_record(root, dataset, split, entry) for entry in data["images"]]
-
-
-def read_mask(path: Path) -> Mask:
-    """A mask file as bool HxW; every value but 0 is foreground (1-bit, 0/1 and 0/255 files alike)."""
-    data = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if data is None:
-        raise InputError("a mask must be a readable picture file", path, "check that the file is whole")
-    foreground = np.asarray(data) != 0
-    return foreground[..., :3].any(axis=2) if foreground.ndim == 3 else foreground
 
 
 def patient_of(dataset: str, file_name: str) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from pathlib import Path, PureWindowsPath
+from typing import Any, BinaryIO, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -37,12 +38,14 @@ FaultKind = Literal[
     "mask without picture",
     "unreadable",
     "size mismatch",
+    "assumed orientation",
     "empty mask",
     "odd label value",
     "label typo",
     "duplicate",
     "near-duplicate",
     "patient in two splits",
+    "unknown patient",
     "index",
 ]
 
@@ -62,8 +65,15 @@ class ReadOptions:
     channel: int = 0  # of several volumes of one patient (nnU-Net's _0000, a fourth dimension)
     picture_column: str | None = None  # of a table
     mask_column: str | None = None  # of a table
+    patient: str | None = None  # regular expression on a file's path; its first group is the patient
 
     def __post_init__(self) -> None:
+        if self.patient is not None:
+            _check_pattern(self.patient)
+        if self.every < 1 or self.channel < 0:
+            raise InputError(
+                "--every is at least 1, --channel counts from 0", f"{self.every} and {self.channel}"
+            )
         try:
             self.instruction.format(target="liver")
         except (KeyError, IndexError, ValueError):
@@ -74,11 +84,29 @@ class ReadOptions:
             ) from None
 
     def record(self) -> dict[str, Any]:
-        """What changes pixels, masks or names of the same case keys, as plain JSON; defaults are left out."""
+        """What changes pixels, masks, names or patients of the same case keys, as plain JSON.
+
+        Defaults are left out.
+        """
         plain = ReadOptions()
-        names = ("target", "labels", "window", "channel", "picture_column", "mask_column")
+        names = ("target", "labels", "window", "channel", "picture_column", "mask_column", "patient")
         found = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
         return dict(json.loads(json.dumps(found, default=dict)))
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        groups, why = 0, str(error)
+    else:
+        why = "no group"
+    if not groups:
+        raise InputError(
+            "--patient is a regular expression with a group that is the patient",
+            f"{pattern!r} ({why})",
+            r"write for example '(P\d+)_'",
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,7 @@ class Case:
     """One picture (or slice) with all that an index says about it."""
 
     key: str  # unique, the same in every run, without names of patients or files
-    where: str  # for people: the file within the data set
+    where: str  # for people: the file within the data set, then ", " and its slice, row or entry
     picture: PictureSource
     targets: tuple[Target, ...]
     dataset: str
@@ -130,6 +158,11 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _united(self.targets))
+
+    @property
+    def file(self) -> str:
+        """`where` without the slice, row or entry."""
+        return re.sub(r", (?:[a-z]+ )?(?:slice|row|entry) \d+$", "", self.where)
 
 
 @dataclass(frozen=True)
@@ -195,6 +228,11 @@ def samples_of(case: Case, options: ReadOptions, *, absent: bool = False) -> Ite
         )
 
 
+def is_target(name: str) -> bool:
+    """Whether a name of an index is that of a target: not "background" or "ignore", as nnU-Net has it."""
+    return name.strip().lower() not in ("background", "ignore")
+
+
 def case_key(dataset: str, split: str, *parts: object) -> str:
     """A key that tells nothing about the file: "DATASET/SPLIT/" and 12 hexadecimal digits."""
     return f"{dataset}/{split}/{hashed(*parts)}"
@@ -203,6 +241,20 @@ def case_key(dataset: str, split: str, *parts: object) -> str:
 def hashed(*parts: object) -> str:
     """Twelve hexadecimal digits of the SHA-256 of what identifies a file or patient."""
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:12]
+
+
+def place_below(root: Path, name: str) -> Path | None:
+    """The place that an index names, seen from `root`; None for what leads out of it.
+
+    Absolute names, drives and ".." lead out, with slashes of either kind.
+    """
+    parts = PureWindowsPath(name)
+    return None if parts.anchor or ".." in parts.parts else root.joinpath(*parts.parts)
+
+
+def led_out(where: str, name: str) -> Fault:
+    """The fault of a name that leads out of the data set: it is never followed."""
+    return Fault("index", where, f"{name} leads out of the data set", "left out")
 
 
 # --- where pictures and masks are -------------------------------------------------------------
@@ -233,7 +285,7 @@ class MaskFiles:
     label: str | None = None
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        return _union([label_mask(label_values(path), self.label) for path in self.paths])
+        return _union([read_label(path, self.label) for path in self.paths])
 
 
 @dataclass(frozen=True)
@@ -283,17 +335,28 @@ def _union(masks: Sequence[Mask]) -> Mask:
 # --- reading values ---------------------------------------------------------------------------
 
 
-def label_values(path: Path) -> NDArray[np.integer]:
-    """What a mask file stores: HxW integers (palette indices are kept), or HxWx3 uint8 colours.
+def read_label(source: Path | BinaryIO, label: str | None) -> Mask:
+    """The pixels of a mask file that have a label; see `MaskFiles`."""
+    return label_mask(label_values(source, colors=is_color(label)), label)
 
-    An alpha channel is dropped, three equal channels become one, JPEG is cut at 128 to 0 and 1.
-    Raises InputError where the file cannot be read.
+
+def is_color(label: str | None) -> bool:
+    """Whether a label is written #rrggbb."""
+    return label is not None and label.startswith("#")
+
+
+def label_values(source: Path | BinaryIO, *, colors: bool = False) -> NDArray[np.integer]:
+    """What a mask file stores: HxW integers, or HxWx3 uint8 colours.
+
+    Pixels with a palette are its indices, or with `colors` what the palette says. An alpha channel
+    is dropped, three equal channels become one, JPEG is cut at 128 to 0 and 1. Raises InputError
+    where the file cannot be read, and for colours in a JPEG file.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(source) as file:
             lossy = file.format == "JPEG"
             image: Image.Image = file
-            if image.mode in ("RGBA", "CMYK", "YCbCr", "PA", "RGBX"):
+            if (colors and image.mode in ("P", "1")) or image.mode in ("RGBA", "CMYK", "YCbCr", "PA", "RGBX"):
                 image = image.convert("RGB")
             elif image.mode == "LA":
                 image = image.convert("L")
@@ -304,6 +367,8 @@ def label_values(path: Path) -> NDArray[np.integer]:
         ) from None
     if values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]
+    if lossy and colors:
+        raise InputError("colours of labels are stored without losses", "a JPEG file", "save it as PNG")
     if lossy:
         values = (values if values.ndim == 2 else values.max(axis=2)) >= JPEG_FOREGROUND
     if values.dtype.kind == "f":
@@ -315,7 +380,7 @@ def label_mask(values: NDArray[np.integer], label: str | None) -> Mask:
     """The pixels of a label; see `MaskFiles`."""
     if label is None:
         return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2))
-    if label.startswith("#"):
+    if is_color(label):
         color = np.array([int(label[start : start + 2], 16) for start in (1, 3, 5)])
         stacked = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
         return np.asarray((stacked == color).all(axis=2))
@@ -339,7 +404,7 @@ def decode_any_rle(code: Mapping[str, object]) -> Mask:
         try:
             height, width = (int(side) for side in size)  # type: ignore[attr-defined]
             runs = [int(count) for count in counts]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
                 "run lengths have a size [H, W] and whole counts", "neither", "repair them"
             ) from None

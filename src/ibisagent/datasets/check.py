@@ -57,6 +57,8 @@ class Report:
     pictures: dict[str, int]  # by split
     targets: dict[str, int]  # samples by target
     absent: int  # targets listed as absent
+    patients: int  # that are told apart
+    alone: int  # pictures of which no patient is known
     faults: tuple[Fault, ...]
 
     def counts(self) -> dict[str, int]:
@@ -88,6 +90,12 @@ def run(command: Check) -> int:
         print(f"{split}: {count} pictures")
     masks = sum(report.targets.values())
     print(f"{masks} masks of {len(report.targets)} targets, {report.absent} listed absent")
+    print(f"{report.patients} patients are told apart")
+    if report.alone:
+        print(
+            f"{report.alone} pictures have no known patient: they are held out one by one; "
+            "--patient says whose they are"
+        )
     for fault in report.faults:
         print(f"{fault.kind}: {fault.where}: {fault.value} -> {fault.done}")
     print("no faults" if not report.faults else f"{len(report.faults)} faults: {report.counts()}")
@@ -112,8 +120,16 @@ def check(dataset: DataSet) -> Report:
     faults += _duplicates(seen)
     faults += _patients(dataset.cases)
     absent = sum(len(case.absent) for case in dataset.cases)
+    patients = Counter(case.patient for case in dataset.cases)
+    alone = patients.pop(None, 0)
     return Report(
-        dataset.format, dict(sorted(pictures.items())), dict(targets.most_common()), absent, tuple(faults)
+        dataset.format,
+        dict(sorted(pictures.items())),
+        dict(targets.most_common()),
+        absent,
+        len(patients),
+        alone,
+        tuple(faults),
     )
 
 
@@ -149,7 +165,7 @@ def _check_case(case: Case, dataset: DataSet, targets: Counter[str], faults: lis
 
 def _odd_labels(case: Case, dataset: DataSet) -> Iterator[Fault]:
     """Values of mask files that say nothing: unnamed labels, or several values in a plain mask."""
-    from ibisagent.datasets.cases import Fault, MaskFiles, label_names, label_values
+    from ibisagent.datasets.cases import Fault, MaskFiles, is_color, label_names, label_values
 
     named = {target.mask.label for target in case.targets if isinstance(target.mask, MaskFiles)}
     paths = {
@@ -157,7 +173,7 @@ def _odd_labels(case: Case, dataset: DataSet) -> Iterator[Fault]:
     }
     for path in sorted(paths):
         try:
-            found = label_names(label_values(path))
+            found = label_names(label_values(path, colors=any(map(is_color, named))))
         except IbisError:
             continue  # named already
         odd = [value for value in found if value not in named] if None not in named else found[1:]

@@ -24,6 +24,8 @@ from ibisagent.datasets.cases import (
     UnionMask,
     case_key,
     hashed,
+    led_out,
+    place_below,
 )
 from ibisagent.datasets.folders import PICTURE_FOLDERS, SPLITS
 from ibisagent.errors import InputError
@@ -63,7 +65,10 @@ def read_coco(index: Path, options: ReadOptions) -> DataSet:
     cases = []
     for entry in data["images"]:
         file_name = str(entry["file_name"])
-        path = folder / file_name
+        path = place_below(folder, file_name)
+        if path is None:
+            faults.append(led_out(f"image {entry['id']}", file_name))
+            continue
         if not path.is_file():
             faults.append(Fault("missing picture", file_name, "no such file", "left out"))
             continue
@@ -124,6 +129,8 @@ def split_of_name(stem: str) -> str:
 def picture_folder(index: Path, names: list[str], options: ReadOptions) -> Path:
     """The folder that the file names of an index are relative to, by looking for the first ones.
 
+    Names that lead out of a folder (`place_below`) are not looked for.
+
     Raises InputError where none of them is found anywhere near.
     """
     if options.pictures is not None:
@@ -133,8 +140,11 @@ def picture_folder(index: Path, names: list[str], options: ReadOptions) -> Path:
         folder / name for folder in near for name in (*PICTURE_FOLDERS, *SPLITS, "train2017", "val2017")
     ]
     for folder in [*near, *children]:
-        if any((folder / name).is_file() for name in names[:20]):
+        places = (place_below(folder, name) for name in names[:20])
+        if any(place is not None and place.is_file() for place in places):
             return folder
     raise InputError(
-        "the pictures of an index must be found", "none near it", "name their folder with --pictures"
+        "the pictures of an index must be found by relative names",
+        "none near it",
+        "name their folder with --pictures",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ibisagent.datasets.cases import (
     ReadOptions,
     Target,
     hashed,
+    led_out,
+    place_below,
 )
 from ibisagent.datasets.coco import is_coco, read_coco, read_json
 from ibisagent.datasets.folders import looks_like_folders, read_folders
@@ -25,7 +28,7 @@ from ibisagent.datasets.nnunet import is_nnunet, read_nnunet
 from ibisagent.datasets.npz import read_npz
 from ibisagent.datasets.sammed2d import is_sammed2d, read_sammed2d
 from ibisagent.datasets.segagent import is_segagent, read_segagent
-from ibisagent.errors import InputError
+from ibisagent.errors import IbisError, InputError
 
 FORMATS = (
     "biomedparse",
@@ -46,12 +49,12 @@ def open_dataset(path: str | Path, format: str | None = None, options: ReadOptio
 
     `format` is one of `FORMATS`; None finds out. Raises InputError where the path does not exist,
     where its format is not recognised, and where `options.split` names a split that is not there.
+    Its name is that of its folder, however that is written.
     """
     path, options = Path(path), options or ReadOptions()
     if not path.exists():
         raise InputError("a data set must exist", "no such file or folder", "check the path")
-    if options.every < 1:
-        raise InputError("every so-manyth slice: at least 1", options.every)
+    path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     kind = format or detect_format(path)
     if kind not in FORMATS:
         raise InputError(
@@ -67,7 +70,7 @@ def open_dataset(path: str | Path, format: str | None = None, options: ReadOptio
             if there
             else "the data set is empty; see `ibisagent data check`",
         )
-    return _once(found)
+    return _with_patients(_once(found))
 
 
 def open_part(
@@ -108,6 +111,24 @@ def _once(found: DataSet) -> DataSet:
     if len(kept) == len(found.cases):
         return found
     return replace(found, cases=tuple(kept.values()), faults=tuple(faults))
+
+
+def _with_patients(found: DataSet) -> DataSet:
+    """The cases with the patients that `options.patient` finds in their files' paths."""
+    pattern = found.options.patient
+    if pattern is None:
+        return found
+    cases: list[Case] = []
+    unknown: dict[str, Fault] = {}
+    for case in found.cases:
+        match = re.search(pattern, case.file)
+        if match is None or match[1] is None:
+            done = "a picture of its own" if case.patient is None else "grouped as the format says"
+            unknown[case.file] = Fault("unknown patient", case.file, f"--patient {pattern} finds none", done)
+            cases.append(case)
+        else:
+            cases.append(replace(case, patient=hashed(case.dataset, match[1]), patient_known=True))
+    return replace(found, cases=tuple(cases), faults=(*found.faults, *unknown.values()))
 
 
 def detect_format(path: Path) -> str:
@@ -157,6 +178,21 @@ def _indexes(path: Path) -> list[Path]:
 
 
 def _read(path: Path, kind: str, options: ReadOptions) -> DataSet:
+    """The data set as its reader gives it; an index with a missing or odd field is one InputError."""
+    try:
+        return _read_kind(path, kind, options)
+    except IbisError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"no field {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"an index of the format {kind} has the fields that docs/data.md names",
+            what[:120],
+            "complete the index, or name another --format",
+        ) from error
+
+
+def _read_kind(path: Path, kind: str, options: ReadOptions) -> DataSet:
     if kind == "biomedparse":
         return _read_biomedparse(path, options)
     if kind == "npz":
@@ -213,27 +249,36 @@ def _read_biomedparse(path: Path, options: ReadOptions) -> DataSet:
         for split in ("train", "test"):
             if options.split in (None, split) and (root / name / f"{split}.json").is_file():
                 for record in biomedparse.read_index(root, name, split):
-                    _add_record(record, cases, faults)
+                    _add_record(record, root / name, cases, faults)
     return DataSet("biomedparse", tuple(cases), options, tuple(faults))
 
 
-def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: list[Fault]) -> None:
-    """The case of a record; files that are not there become faults."""
+def _add_record(
+    record: biomedparse.PictureRecord, folder: Path, cases: list[Case], faults: list[Fault]
+) -> None:
+    """The case of a record of the set in `folder`; files that are not there or lead out become faults."""
     where = f"{record.dataset}/{record.split}/{record.path.name}"
+    if not _lies_below(folder / record.split, record.path):
+        faults.append(led_out(where, str(record.path)))
+        return
     if not record.path.is_file():
         faults.append(Fault("missing picture", where, "no such file", "left out"))
         return
+    targets = []
     for target in record.targets:
-        if not target.path.is_file():
-            faults.append(Fault("missing mask", f"{where}, {target.target}", "no such file", "left out"))
+        thing = f"{where}, {target.target}"
+        if not _lies_below(folder / f"{record.split}_mask", target.path):
+            faults.append(led_out(thing, str(target.path)))
+        elif not target.path.is_file():
+            faults.append(Fault("missing mask", thing, "no such file", "left out"))
+        else:
+            targets.append(Target(target.target, MaskFiles((target.path,))))
     cases.append(
         Case(
             key=f"{record.dataset}/{hashed(f'{record.dataset}/{record.stem}')}",
             where=where,
             picture=PictureFile(record.path, record.modality),
-            targets=tuple(
-                Target(item.target, MaskFiles((item.path,))) for item in record.targets if item.path.is_file()
-            ),
+            targets=tuple(targets),
             dataset=record.dataset,
             split=record.split,
             patient=record.patient,
@@ -243,3 +288,7 @@ def _add_record(record: biomedparse.PictureRecord, cases: list[Case], faults: li
             absent=record.absent,
         )
     )
+
+
+def _lies_below(folder: Path, path: Path) -> bool:
+    return path.is_relative_to(folder) and place_below(folder, str(path.relative_to(folder))) is not None

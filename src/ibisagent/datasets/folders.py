@@ -3,17 +3,22 @@
 Understood, alone or below folders named train, val, test:
 - two parallel folders (images/ and masks/, see `PICTURE_FOLDERS` and `MASK_FOLDERS`), the mask with
   the picture's stem or with one of `MASK_ENDINGS` added; several numbered masks are united;
+- the same with sub-folders of one name in both: of splits (images/train, masks/train), else of
+  patients (images/P001/x.png, masks/P001/x.png);
 - the same with one folder per target: masks/liver/x.png;
+- where nothing else says it, with the target in the mask's name: masks/x_liver.png;
 - one folder with x.png beside x_mask.png.
 What masks show is said by `target`, by `labels` (value or colour -> target), by a file labels.json
-with the same mapping, or by the folders of masks.
+with the same mapping, by the folders of masks, or by their names. Names are compared, nothing is
+opened but the headers of volumes. Left out: names that begin with a dot, folders deeper than `DEPTH`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ibisagent.datasets.cases import (
@@ -27,6 +32,8 @@ from ibisagent.datasets.cases import (
     ReadOptions,
     Target,
     case_key,
+    hashed,
+    is_target,
 )
 from ibisagent.datasets.volumes import LabelFile, volume_cases
 from ibisagent.errors import InputError
@@ -43,37 +50,64 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+DEPTH = 4  # folders below images/ and masks/ that are looked into
 _SUFFIXES = PICTURE_SUFFIXES + VOLUME_SUFFIXES
 _NUMBER = r"(?:[_-]?\d+)?"
+_ENDING = re.compile(rf"(?:{'|'.join(MASK_ENDINGS)}){_NUMBER}$", re.IGNORECASE)
+_COUNT = re.compile(r"[_-]\d+$")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A place with pictures and masks; a split folder or the data set itself."""
+
+    split: str
+    pictures: Path
+    masks: Path  # the same folder where masks lie beside the pictures
+
+
+@dataclass(frozen=True)
+class _File:
+    """A picture or mask file of a part."""
+
+    path: Path
+    split: str
+    folders: tuple[str, ...]  # below the part's folder, without that of the split
+    stem: str
 
 
 def read_folders(root: Path, options: ReadOptions) -> DataSet:
     """The pictures of a folder with their masks; no pixel is read.
 
-    Raises InputError where no pair is found and where nothing says what the masks show.
+    Raises InputError where no pair is found, readable or not, and where nothing says what the masks
+    show.
     """
     labels = _labels(root, options)
     cases: list[Case] = []
     faults: list[Fault] = []
-    for split, folder in _split_folders(root):
-        if options.split in (None, split):
-            for item in _folder(root, folder, split, labels, options):
-                if isinstance(item, Case):
-                    cases.append(item)
-                else:
-                    faults.append(item)
-    if options.split is None and not any(case.targets for case in cases):
+    seen: list[str] = []
+    for part in _parts(root):
+        pictures, masks = _files_of(part)
+        seen += _seen(root, part, pictures, masks)
+        for item in _paired(root, pictures, masks, labels, options):
+            if isinstance(item, Case):
+                cases.append(item)
+            else:
+                faults.append(item)
+    unpaired = all(fault.kind in ("missing mask", "mask without picture") for fault in faults)
+    if options.split is None and unpaired and not any(case.targets for case in cases):
         raise InputError(
-            "a folder data set has pictures and masks in parallel folders or side by side",
-            "no pair",
-            f"name the folders {PICTURE_FOLDERS[0]} and {MASK_FOLDERS[0]}, or end masks in {MASK_ENDINGS[0]}",
+            "a folder data set has pictures and masks of one name, in parallel folders or side by side",
+            "; ".join(seen) or "no pictures",
+            f"put them into {PICTURE_FOLDERS[0]}/ and {MASK_FOLDERS[0]}/ with one name, "
+            f"or end masks in {MASK_ENDINGS[0]}",
         )
     return DataSet("folders", tuple(cases), options, tuple(faults))
 
 
 def looks_like_folders(root: Path) -> bool:
     """Whether some folder below has the layout; file names are looked at, nothing is opened."""
-    return any(_parallel(folder) is not None or _side_by_side(folder) for _, folder in _split_folders(root))
+    return any(part.pictures != part.masks or _side_by_side(part.pictures) for part in _parts(root))
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -95,36 +129,61 @@ def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {key.lower(): name for key, name in labels.items()}
 
 
+def taught_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Checked labels without the value 0 and without what is called background or ignore."""
+    checked = checked_labels(labels)
+    return {key: name for key, name in checked.items() if is_target(name) and key.strip("0")}
+
+
 # --- finding files ----------------------------------------------------------------------------
 
 
 def _labels(root: Path, options: ReadOptions) -> dict[str, str]:
     if options.labels:
-        return checked_labels(options.labels)
-    return read_labels(root / "labels.json") if (root / "labels.json").is_file() else {}
+        return taught_labels(options.labels)
+    return taught_labels(read_labels(root / "labels.json")) if (root / "labels.json").is_file() else {}
 
 
-def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    children = sorted(child for child in root.iterdir() if child.is_dir())
-    named = [(SPLITS[child.name.lower()], child) for child in children if child.name.lower() in SPLITS]
-    return named or [("train", root)]
+def _parts(root: Path) -> list[_Part]:
+    """The folders of splits that hold something, and the root where it has the layout itself."""
+    named = [child for child in _children(root) if child.name.lower() in SPLITS]
+    parts = [part for child in named if (part := _part(child, SPLITS[child.name.lower()])) is not None]
+    own = _part(root, "train")
+    if own is not None and (not parts or own.pictures != own.masks):
+        parts.append(own)
+    return parts
 
 
-def _parallel(folder: Path) -> tuple[Path, Path] | None:
-    children = {child.name.lower(): child for child in folder.iterdir() if child.is_dir()}
+def _part(folder: Path, split: str) -> _Part | None:
+    """A folder with pictures and masks in parallel folders, or with files; None for any other."""
+    children = {child.name.lower(): child for child in _children(folder)}
     pictures = next((children[name] for name in PICTURE_FOLDERS if name in children), None)
     masks = next((children[name] for name in MASK_FOLDERS if name in children), None)
-    return (pictures, masks) if pictures is not None and masks is not None else None
+    if pictures is not None and masks is not None:
+        return _Part(split, pictures, masks)
+    return _Part(split, folder, folder) if _files(folder) else None
 
 
 def _side_by_side(folder: Path) -> bool:
-    return any(_stem(path).lower().endswith(MASK_ENDINGS) for path in _files(folder))
+    return any(_ENDING.search(_stem(path)) for path in _files(folder))
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(
-        path for path in folder.iterdir() if path.name.lower().endswith(_SUFFIXES) and path.is_file()
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".") and path.is_file()
     )
+
+
+def _below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    yield from _files(folder)
+    for child in _children(folder) if depth else ():
+        yield from _below(child, depth - 1)
 
 
 def _stem(path: Path) -> str:
@@ -132,98 +191,141 @@ def _stem(path: Path) -> str:
     return path.name[: -len(suffix)]
 
 
-def _folder(
-    root: Path, folder: Path, split: str, labels: dict[str, str], options: ReadOptions
+def _files_of(part: _Part) -> tuple[list[_File], list[_File]]:
+    """The pictures and the masks of a part."""
+    if part.pictures == part.masks:
+        files = [_File(path, part.split, (), _stem(path)) for path in _files(part.pictures)]
+        masked = [bool(_ENDING.search(file.stem)) for file in files]
+        return (
+            [file for file, mask in zip(files, masked, strict=True) if not mask],
+            [file for file, mask in zip(files, masked, strict=True) if mask],
+        )
+    return _nested(part.pictures, part.split), _nested(part.masks, part.split)
+
+
+def _nested(folder: Path, split: str) -> list[_File]:
+    found = []
+    for path in _below(folder):
+        folders = path.relative_to(folder).parts[:-1]
+        named = SPLITS.get(folders[0].lower()) if folders else None
+        found.append(_File(path, named or split, folders[1:] if named else folders, _stem(path)))
+    return found
+
+
+def _seen(root: Path, part: _Part, pictures: list[_File], masks: list[_File]) -> list[str]:
+    """What a part holds, for the error that nothing in it fits."""
+    places = [str(folder.relative_to(root)) for folder in (part.pictures, part.masks)]
+    where = [f" in {place}" if place != "." else "" for place in places]
+    return [f"{len(pictures)} pictures{where[0]} and {len(masks)} masks{where[1]}, none of one name"]
+
+
+# --- pairing them -----------------------------------------------------------------------------
+
+_Shown = dict[str | None, tuple[Path, ...]]  # target -> mask files; None: something else names it
+
+
+def _paired(
+    root: Path, pictures: list[_File], masks: list[_File], labels: dict[str, str], options: ReadOptions
 ) -> Iterator[Case | Fault]:
-    parallel = _parallel(folder)
-    if parallel is None:
-        masked = re.compile(rf"({'|'.join(MASK_ENDINGS)}){_NUMBER}$", re.IGNORECASE)
-        everything = _files(folder)
-        pictures = [path for path in everything if not masked.search(_stem(path))]
-        groups: dict[str | None, list[Path]] = {
-            None: [path for path in everything if masked.search(_stem(path))]
-        }
-    else:
-        pictures = _files(parallel[0])
-        below = {child.name: _files(child) for child in sorted(parallel[1].iterdir()) if child.is_dir()}
-        groups = {name: files for name, files in below.items() if files}
-        groups = groups or {None: _files(parallel[1])}
-    if not pictures:
-        return
-    by_picture: dict[Path, list[tuple[str | None, tuple[Path, ...]]]] = {path: [] for path in pictures}
-    for name, masks in groups.items():
-        pairs, left = _pairs(pictures, masks)
-        for picture, files in pairs.items():
-            by_picture[picture].append((name, files))
-        for path in left:
-            yield Fault("mask without picture", str(path.relative_to(root)), "no such stem", "left out")
-    for picture, found in by_picture.items():
-        where = str(picture.relative_to(root))
-        if not found:
+    places = {(file.split, file.folders, file.stem): file for file in pictures}
+    by_name = not labels and options.target is None  # whether masks may name their target
+    found: dict[Path, _Shown] = {file.path: {} for file in pictures}
+    for mask in masks:
+        if options.split not in (None, mask.split):
+            continue
+        match = _match(mask, places, by_name)
+        if match is None:
+            yield Fault("mask without picture", str(mask.path.relative_to(root)), "no such stem", "left out")
+            continue
+        picture, target = match
+        shown = found[picture.path]
+        key = None if labels else target
+        shown[key] = (*shown.get(key, ()), mask.path)
+    for file in pictures:
+        if options.split not in (None, file.split):
+            continue
+        shown = found[file.path]
+        where = str(file.path.relative_to(root))
+        if not shown:
             yield Fault("missing mask", where, "no mask file", "no sample is made of it")
-        yield from _cases(root, picture, found, split, where, labels, options)
+        if None in shown and len(shown) > 1 and options.target is None:
+            value = "masks that nothing names beside those of targets"
+            yield Fault("index", where, value, "left out: name them with their folder")
+            del shown[None]
+        patient = hashed(root.name, file.folders[0]) if file.folders else None
+        yield from _cases(root, file, shown, where, patient, labels, options)
 
 
-def _pairs(pictures: list[Path], masks: list[Path]) -> tuple[dict[Path, tuple[Path, ...]], list[Path]]:
-    """Masks by picture: the same stem, else the stem with an ending, and a number."""
-    by_stem = {_stem(picture): picture for picture in pictures}
-    ending = re.compile(rf"(?:{'|'.join(MASK_ENDINGS)}){_NUMBER}$", re.IGNORECASE)
-    found: dict[Path, tuple[Path, ...]] = {}
-    left = []
-    for path in masks:
-        stem = _stem(path)
-        candidates = (stem, ending.sub("", stem), re.sub(r"[_-]\d+$", "", stem))
-        picture = next((by_stem[candidate] for candidate in candidates if candidate in by_stem), None)
-        if picture is None:
-            left.append(path)
-        else:
-            found[picture] = (*found.get(picture, ()), path)
-    return found, left
+def _match(
+    mask: _File, places: Mapping[tuple[str, tuple[str, ...], str], _File], by_name: bool
+) -> tuple[_File, str | None] | None:
+    """The picture of a mask and the target that its folder or name says; None where there is none.
+
+    Its stem is the picture's, or that with an ending and a number; its folders are the picture's,
+    or these and one of a target at either end.
+    """
+    stems = (mask.stem, _ENDING.sub("", mask.stem), _COUNT.sub("", mask.stem))
+    folders: list[tuple[tuple[str, ...], str | None]] = [(mask.folders, None)]
+    if mask.folders:
+        folders += [(mask.folders[1:], mask.folders[0]), (mask.folders[:-1], mask.folders[-1])]
+    for place, target in folders:
+        for stem in stems:
+            if (picture := places.get((mask.split, place, stem))) is not None:
+                return picture, target
+    if by_name:
+        rest = _COUNT.sub("", _ENDING.sub("", mask.stem))
+        for end in sorted((one.start() for one in re.finditer(r"[_-]", rest)), reverse=True):
+            picture = places.get((mask.split, mask.folders, rest[:end]))
+            if picture is not None and rest[end + 1 :]:
+                return picture, rest[end + 1 :]
+    return None
 
 
 def _cases(
     root: Path,
-    picture: Path,
-    found: list[tuple[str | None, tuple[Path, ...]]],
-    split: str,
+    file: _File,
+    shown: _Shown,
     where: str,
+    patient: str | None,
     labels: dict[str, str],
     options: ReadOptions,
 ) -> Iterator[Case | Fault]:
     dataset = root.name
-    if picture.name.lower().endswith(VOLUME_SUFFIXES):
+    named = [
+        (name, value, files)
+        for words, files in shown.items()
+        for name, value in _names(words, labels, options)
+        if is_target(name)
+    ]
+    if file.path.name.lower().endswith(VOLUME_SUFFIXES):
         marked: list[tuple[str, LabelFile]] = [
             (name, (path, None if value is None else (_number(value),)))
-            for folder, files in found
-            for name, value in _shown(folder, labels, options)
+            for name, value, files in named
             for path in files
         ]
-        yield from volume_cases(picture, marked, options, dataset=dataset, split=split, where=where)
+        yield from volume_cases(
+            file.path, marked, options, dataset=dataset, split=file.split, where=where, patient=patient
+        )
         return
-    targets = tuple(
-        Target(name, MaskFiles(files, value))
-        for folder, files in found
-        for name, value in _shown(folder, labels, options)
-    )
-    yield Case(case_key(dataset, split, where), where, PictureFile(picture), targets, dataset, split)
+    targets = tuple(Target(name, MaskFiles(files, value)) for name, value, files in named)
+    key = case_key(dataset, file.split, where)
+    yield Case(key, where, PictureFile(file.path), targets, dataset, file.split, patient)
 
 
-def _shown(folder: str | None, labels: dict[str, str], options: ReadOptions) -> list[tuple[str, str | None]]:
-    """What masks show and by which value or colour, None for any; `folder` is the one of one target."""
-    if folder is None and labels:
+def _names(
+    words: str | None, labels: dict[str, str], options: ReadOptions
+) -> Iterable[tuple[str, str | None]]:
+    """What masks show and by which value or colour, None for any; `words` are those of one target."""
+    if labels:
         return [(name, value) for value, name in labels.items()]
-    return [(_named(folder, options), None)]
-
-
-def _named(folder: str | None, options: ReadOptions) -> str:
-    name = folder.replace("+", " ").replace("_", " ") if folder else options.target
+    name = words.replace("+", " ").replace("_", " ") if words else options.target
     if name is None:
         raise InputError(
             "something must say what the masks show",
             "masks without names",
             'give --target "skin lesion", or --labels 1=liver 2=spleen, or a labels.json',
         )
-    return name
+    return [(name, None)]
 
 
 def _number(value: str) -> int:

@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 from PIL import Image
 
-from ibisagent.datasets.cases import Case, DataSet, ReadOptions, Target, case_key, label_mask
-from ibisagent.datasets.folders import SPLITS, checked_labels
+from ibisagent.datasets.cases import Case, DataSet, ReadOptions, Target, case_key, read_label
+from ibisagent.datasets.folders import SPLITS, taught_labels
 from ibisagent.errors import InputError, MissingExtraError
 from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture
@@ -53,11 +52,7 @@ class RowMask:
     label: str | None
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        values = np.asarray(_image(_tables(self.path)[self.split][self.row][self.column]))
-        if values.ndim == 3:
-            values = values[..., :3]
-            values = values[..., 0] if (values == values[..., :1]).all() else values
-        return label_mask(values.astype(np.uint8) if values.dtype == bool else values, self.label)
+        return read_label(_encoded(_tables(self.path)[self.split][self.row][self.column]), self.label)
 
 
 def is_huggingface(path: Path) -> bool:
@@ -98,7 +93,7 @@ def _targets(
     if options.labels:
         return tuple(
             Target(name, RowMask(path, split, row, column, label))
-            for label, name in checked_labels(options.labels).items()
+            for label, name in taught_labels(options.labels).items()
         )
     name = next((str(said[key]) for key in _TARGETS if isinstance(said.get(key), str)), options.target)
     instruction = next((str(said[key]) for key in _INSTRUCTIONS if isinstance(said.get(key), str)), None)
@@ -158,7 +153,7 @@ def _parquets(path: Path) -> dict[str, list[str]]:
     return files
 
 
-def _image(value: Any) -> Image.Image:
+def _encoded(value: Any) -> Path | BinaryIO:
     """A picture as `datasets` stores it undecoded: {"bytes": ..., "path": ...}, or plain bytes."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
@@ -166,8 +161,12 @@ def _image(value: Any) -> Image.Image:
         raise InputError(
             "a picture column holds encoded pictures", type(value).__name__, "name another column"
         )
+    return io.BytesIO(value) if isinstance(value, bytes) else Path(value)
+
+
+def _image(value: Any) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+        image = Image.open(_encoded(value))
         image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(

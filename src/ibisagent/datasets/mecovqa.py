@@ -21,6 +21,8 @@ from ibisagent.datasets.cases import (
     Target,
     case_key,
     hashed,
+    led_out,
+    place_below,
 )
 from ibisagent.datasets.coco import picture_folder, read_json, split_of_name
 from ibisagent.errors import InputError
@@ -64,15 +66,15 @@ def sa_med2d_name(name: str) -> tuple[str, str, str]:
     return parts[0].split("_")[0].upper(), parts[1], parts[2]
 
 
-def instance_masks(merged: Path) -> tuple[Path, ...]:
+def instance_masks(merged: Path, root: Path) -> tuple[Path, ...]:
     """The instance masks that a missing `masks_merged/STEM_merged.png` united: STEM_0000.png, ...
 
-    They lie in the same folder or in `masks` beside it. STEM ends in the class.
+    They lie in the same folder or in `masks` beside it, below `root`. STEM ends in the class.
     """
     stem = re.sub(r"_merged$", "", merged.stem)
     pattern = re.compile(re.escape(stem) + r"_\d+$")
     for folder in (merged.parent, merged.parent.parent / "masks"):
-        if folder.is_dir():
+        if folder.is_relative_to(root) and folder.is_dir():
             found = sorted(path for path in folder.glob("*.png") if pattern.match(path.stem))
             if found:
                 return tuple(found)
@@ -89,23 +91,28 @@ def _case(entry: Any, number: int, root: Path, dataset: str, split: str) -> Case
     ]
     if not named:
         return None
-    picture = root / str(entry["image"])
+    image = str(entry["image"])
+    picture = place_below(root, image)
+    if picture is None:
+        return led_out(where, image)
     if not picture.is_file():
-        return Fault("missing picture", where, str(entry["image"]), "left out")
+        return Fault("missing picture", where, image, "left out")
     paths: list[Path] = []
     for name in named:
-        path = root / name
-        found = (path,) if path.is_file() else instance_masks(path)
+        path = place_below(root, name)
+        if path is None:
+            return led_out(where, name)
+        found = (path,) if path.is_file() else instance_masks(path, root)
         if not found:
             return Fault("missing mask", where, f"{name}, nor its instances", "left out")
         paths += found
     instruction = " ".join(_MARKERS.sub(" ", asked).split())
     if not instruction:
         return Fault("index", where, "an empty question", "left out")
-    modality, source, patient = sa_med2d_name(str(entry.get("id") or entry["image"]))
+    modality, source, patient = sa_med2d_name(str(entry.get("id") or image))
     return Case(
         key=case_key(dataset, split, number, entry["image"], *named),
-        where=where,
+        where=f"{image}, {where}",
         picture=PictureFile(picture, modality or None),
         targets=(Target(None, MaskFiles(tuple(paths)), instruction),),
         dataset=dataset,

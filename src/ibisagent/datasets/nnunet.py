@@ -24,6 +24,7 @@ from ibisagent.datasets.cases import (
     Target,
     UnionMask,
     case_key,
+    is_target,
 )
 from ibisagent.datasets.coco import read_json
 from ibisagent.datasets.volumes import volume_cases
@@ -67,7 +68,7 @@ def label_values_by_name(labels: Any) -> dict[str, tuple[int, ...]]:
                 name = str(key)
                 values = tuple(int(one) for one in value) if isinstance(value, list) else (int(value),)
             name = name.replace("_", " ")
-            if name.lower() not in ("background", "ignore") and values != (0,):
+            if is_target(name) and values != (0,):
                 names[name] = (*names.get(name, ()), *values)
     except (AttributeError, TypeError, ValueError):
         raise InputError(

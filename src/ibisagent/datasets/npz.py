@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibisagent.datasets.cases import Case, DataSet, Fault, ReadOptions, Target, case_key, hashed
+from ibisagent.datasets.cases import Case, DataSet, Fault, ReadOptions, Target, case_key, hashed, is_target
 from ibisagent.errors import InputError
 from ibisagent.images.intensity import Decoded, Window, to_picture
 from ibisagent.safe_pickle import read_npz as read_arrays
@@ -97,7 +97,8 @@ def _cases(file: Path, where: str, dataset: str, options: ReadOptions) -> list[C
                 raise InputError(
                     "something must say what a label shows", f"label {value}", f"add --labels {value}=NAME"
                 )
-            targets.append(Target(name, NpzMask(file, index, value)))
+            if is_target(name):
+                targets.append(Target(name, NpzMask(file, index, value)))
         cases.append(
             Case(
                 key=f"{case_key(dataset, 'train', where)}-{index:04d}",

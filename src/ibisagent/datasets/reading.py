@@ -31,9 +31,18 @@ class Reading:
     """only every so-manyth slice of a volume"""
     window: str | None = None
     """grey values of volumes shown, as LO,HI"""
+    channel: int = 0
+    """of several volumes of one patient (nnU-Net's _0000, a fourth dimension), from 0"""
+    picture_column: str | None = None
+    """the column of a table that holds pictures"""
+    mask_column: str | None = None
+    """the column of a table that holds masks"""
+    patient: str | None = None
+    """who is held out together: a regular expression on a file's path within the data set, whose
+    first group is the patient, such as 'images/(P[0-9]+)_'"""
 
     def read_options(self, split: str | None = None, instruction: str | None = None) -> ReadOptions:
-        """The options for a split and an instruction. Raises InputError for bad labels or a bad window."""
+        """The options for a split and an instruction. Raises InputError for what cannot be used."""
         from ibisagent.datasets.cases import DEFAULT_INSTRUCTION, ReadOptions
         from ibisagent.datasets.folders import checked_labels
         from ibisagent.images.intensity import parse_window
@@ -50,4 +59,8 @@ class Reading:
             axis=self.axis,
             every=self.every,
             window=parse_window(self.window) if self.window else None,
+            channel=self.channel,
+            picture_column=self.picture_column,
+            mask_column=self.mask_column,
+            patient=self.patient,
         )

@@ -22,6 +22,9 @@ from ibisagent.datasets.cases import (
     Target,
     case_key,
     hashed,
+    is_target,
+    led_out,
+    place_below,
 )
 from ibisagent.datasets.coco import read_json
 from ibisagent.datasets.folders import SPLITS
@@ -45,6 +48,9 @@ def read_sammed2d(root: Path, options: ReadOptions) -> DataSet:
         if options.split not in (None, split):
             continue
         for name, masks in sorted(_masks(files).items()):
+            if place_below(root, name) is None:
+                faults.append(led_out(f"picture of {split}", name))
+                continue
             picture = _place(name, root, options)
             if picture is None:
                 faults.append(Fault("missing picture", name, "no such file", "left out"))
@@ -84,11 +90,9 @@ def _masks(files: list[Path]) -> dict[str, set[str]]:
 
 def _place(name: str, root: Path, options: ReadOptions) -> Path | None:
     """A path of the index on this machine; what leads out of the places to look in is not followed."""
-    parts = Path(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts:
-        return None
-    places = [root.resolve().parent, root, *([options.pictures] if options.pictures else [])]
-    return next((place / parts for place in places if (place / parts).is_file()), None)
+    roots = [root.resolve().parent, root, *([options.pictures] if options.pictures else [])]
+    places = (place_below(place, name) for place in roots)
+    return next((place for place in places if place is not None and place.is_file()), None)
 
 
 def _targets(
@@ -99,14 +103,16 @@ def _targets(
         file = _place(mask, root, options)
         stem = Path(mask).stem
         rest = _REST.fullmatch(stem[len(picture.stem) :]) if stem.startswith(picture.stem) else None
-        if file is None:
+        if place_below(root, mask) is None:
+            faults.append(led_out(name, mask))
+        elif file is None:
             faults.append(Fault("missing mask", name, mask, "left out"))
         elif rest is None and options.target is None:
             faults.append(Fault("index", name, f"{mask}: no target in its name", "left out"))
         else:
             target = _target_name(rest[1], options) if rest is not None else str(options.target)
             parts.setdefault(target, []).append(file)
-    return [Target(target, MaskFiles(tuple(files))) for target, files in parts.items()]
+    return [Target(target, MaskFiles(tuple(files))) for target, files in parts.items() if is_target(target)]
 
 
 def _target_name(words: str, options: ReadOptions) -> str:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ibisagent.datasets.cases import Case, DataSet, Fault, PictureFile, ReadOptions, Target, case_key
+from ibisagent.datasets.cases import (
+    Case,
+    DataSet,
+    Fault,
+    PictureFile,
+    ReadOptions,
+    Target,
+    case_key,
+    led_out,
+    place_below,
+)
 from ibisagent.datasets.coco import picture_folder, read_json, segmentation_mask, split_of_name
 from ibisagent.errors import InputError
 
@@ -12,7 +22,8 @@ from ibisagent.errors import InputError
 def is_segagent(data: object) -> bool:
     """Whether JSON looks like it."""
     entries = data.get("data") if isinstance(data, dict) else None
-    return isinstance(entries, list) and bool(entries) and "gt_ann" in entries[0]
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return isinstance(first, dict) and "gt_ann" in first
 
 
 def read_segagent(index: Path, options: ReadOptions) -> DataSet:
@@ -29,15 +40,18 @@ def read_segagent(index: Path, options: ReadOptions) -> DataSet:
     dataset = index.resolve().parent.name
     for number, entry in enumerate(data["data"]):
         where, annotation = f"entry {number}", entry.get("gt_ann") or {}
-        path = root / str(entry["image_name"])
+        name = str(entry["image_name"])
+        path = place_below(root, name)
         mask = segmentation_mask(annotation.get("segmentation"))
-        if not path.is_file():
-            faults.append(Fault("missing picture", where, str(entry["image_name"]), "left out"))
+        if path is None:
+            faults.append(led_out(where, name))
+        elif not path.is_file():
+            faults.append(Fault("missing picture", where, name, "left out"))
         elif mask is None:
             faults.append(Fault("missing mask", where, "no segmentation", "left out"))
         else:
             caption = str(annotation.get("caption") or options.target or "").strip()
             target = Target(caption or None, mask)
             key = case_key(dataset, split, number, entry["image_name"])
-            cases.append(Case(key, where, PictureFile(path), (target,), dataset, split))
+            cases.append(Case(key, f"{name}, {where}", PictureFile(path), (target,), dataset, split))
     return DataSet("segagent", tuple(cases), options, tuple(faults))

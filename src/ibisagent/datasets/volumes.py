@@ -1,7 +1,8 @@
 """Volumes as cases: every slice of a NIfTI pair, in the frame that `load_picture` gives it.
 
-A volume is decoded once and kept while its slices pass (`load_picture` streams it for each). Left
-out: DICOM series, which a converter turns into NIfTI.
+A label volume must have the size, orientation and spacing of its picture (`mask_layout`). A volume
+is decoded once and kept while its slices pass (`load_picture` streams it for each). Left out: DICOM
+series, which a converter turns into NIfTI.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ibisagent.datasets.cases import Case, Fault, ReadOptions, Target, case_key,
 from ibisagent.errors import InputError
 from ibisagent.images.intensity import Window, to_picture
 from ibisagent.images.nifti import AXES, Axis, Volume, layout_of, read_volume
+from ibisagent.images.nifti_header import Layout, mask_layout
 from ibisagent.images.picture_files import open_picture
 from ibisagent.types import Mask, Picture
 
@@ -44,12 +46,13 @@ class VolumeMask:
     """The pixels of one slice of a label volume that have one of `values`; None: any but 0."""
 
     path: Path
+    picture: Path  # the volume whose grid it must have
     axis: Axis
     index: int
     values: tuple[int, ...] | None
 
     def read(self, shape: tuple[int, int]) -> Mask:
-        found = np.rint(_label_volume(self.path).slice(self.axis, self.index).values)
+        found = np.rint(_label_volume(self.path, self.picture).slice(self.axis, self.index).values)
         if self.values is None:
             return np.asarray(found != 0 if found.ndim == 2 else (found != 0).any(axis=2))
         return np.isin(found, self.values)
@@ -61,13 +64,9 @@ def _picture_volume(path: Path, channel: int) -> Volume:
 
 
 @lru_cache(maxsize=16)  # more mask files of one volume than that are decoded again for each slice
-def _label_volume(path: Path) -> Volume:
-    return read_volume(open_picture(path, "label volume"))
-
-
-def slice_count(path: Path, axis: Axis) -> int:
-    """How many slices a volume has along an anatomical axis; only its header is read."""
-    return layout_of(open_picture(path, "volume")).canonical_shape[AXES.index(axis)]
+def _label_volume(path: Path, picture: Path) -> Volume:
+    volume = read_volume(open_picture(path, "label volume"))
+    return replace(volume, layout=mask_layout(volume.layout, layout_of(open_picture(picture, "volume"))))
 
 
 def volume_cases(
@@ -79,24 +78,51 @@ def volume_cases(
     split: str,
     where: str,
     modality: str | None = None,
+    patient: str | None = None,
 ) -> Iterator[Case | Fault]:
-    """A case per slice; `targets` says where each one is marked. No voxel is read."""
+    """A case per slice; `targets` says where each one is marked. Only headers are read.
+
+    Without a patient the volume is one. A target with a label volume that does not fit the picture is
+    left out, with a fault.
+    """
     axis = options.axis
     try:
-        count = slice_count(picture, axis)
+        layout = layout_of(open_picture(picture, "volume"))
     except InputError as error:
         yield Fault("unreadable", where, str(error), "left out")
         return
-    for index in range(0, count, options.every):
+    faults = {path: _label_fault(path, layout, where) for path in dict.fromkeys(p for _, (p, _) in targets)}
+    yield from (fault for fault in faults.values() if fault is not None)
+    refused = {path for path, fault in faults.items() if fault is not None and fault.done == "left out"}
+    lost = {name for name, (path, _) in targets if path in refused}
+    for index in range(0, layout.canonical_shape[AXES.index(axis)], options.every):
         yield Case(
             key=f"{case_key(dataset, split, where)}-{axis}-{index:04d}",
             where=f"{where}, {axis} slice {index}",
             picture=VolumePicture(picture, axis, index, options.window, options.channel, modality),
             targets=tuple(
-                Target(name, VolumeMask(path, axis, index, values)) for name, (path, values) in targets
+                Target(name, VolumeMask(path, picture, axis, index, values))
+                for name, (path, values) in targets
+                if name not in lost
             ),
             dataset=dataset,
             split=split,
-            patient=hashed(dataset, where),
+            patient=patient or hashed(dataset, where),
             modality=modality,
         )
+
+
+def _label_fault(path: Path, picture: Layout, where: str) -> Fault | None:
+    """What is wrong with a label volume of a picture, as its header says."""
+    where = f"{where}, {path.parent.name}/{path.name}"
+    try:
+        label = layout_of(open_picture(path, "label volume"))
+    except InputError as error:
+        return Fault("unreadable", where, str(error), "left out")
+    try:
+        mask_layout(label, picture)
+    except InputError as error:
+        return Fault("size mismatch", where, str(error), "left out")
+    if label.known or not picture.known:
+        return None
+    return Fault("assumed orientation", where, "none in its header", "read as lying like its picture")

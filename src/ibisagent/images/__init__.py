@@ -19,7 +19,8 @@ from PIL import Image
 from ibisagent.errors import InputError
 from ibisagent.images.dicom import read_dicom
 from ibisagent.images.intensity import Decoded, Window, checked_window, parse_window, to_picture
-from ibisagent.images.nifti import read_nifti
+from ibisagent.images.nifti import layout_of, read_nifti
+from ibisagent.images.nifti_header import Layout
 from ibisagent.images.picture_files import open_picture
 from ibisagent.images.raster import decode_array, decode_image, read_raster
 from ibisagent.types import Mask, Picture
@@ -60,6 +61,7 @@ def load_mask(
     source: Source,
     shape: tuple[int, int],
     *,
+    picture: Source | None = None,
     frame: int | None = None,
     axis: str | None = None,
     index: int | None = None,
@@ -70,10 +72,13 @@ def load_mask(
     Whatever is not zero, in any channel, is foreground; windows, rescale and inversion are not
     applied. An empty mask is allowed: it says that nothing was found so far. frame, axis and index
     are those of the picture; they count where the mask, too, is a volume or has several frames.
+    picture: where the picture comes from. A mask volume must have the size, orientation and spacing
+    of a picture volume, or lies like it where only its orientation is missing.
 
-    Raises InputError as `load_picture` does, and where the size is not the picture's.
+    Raises InputError as `load_picture` does, where the size is not the picture's, and for a mask
+    volume without orientation whose picture is no volume.
     """
-    decoded = _decode(source, "mask", frame, axis, index)
+    decoded = _decode(source, "mask", frame, axis, index, _volume_layout(picture))
     values = decoded.values
     if not np.isfinite(values).all():
         raise InputError("A mask holds numbers", "a mask with NaN or infinite values", "save it as integers")
@@ -88,7 +93,22 @@ def load_mask(
     return np.ascontiguousarray(mask)
 
 
-def _decode(source: Source, noun: str, frame: int | None, axis: str | None, index: int | None) -> Decoded:
+def _volume_layout(source: Source | None) -> Layout | None:
+    """How a NIfTI volume lies; None for any other source."""
+    if not isinstance(source, str | Path):
+        return None
+    file = open_picture(source, "picture")
+    return layout_of(file) if file.format in ("NIfTI", "gzip") else None
+
+
+def _decode(
+    source: Source,
+    noun: str,
+    frame: int | None,
+    axis: str | None,
+    index: int | None,
+    picture: Layout | None = None,
+) -> Decoded:
     if isinstance(source, np.ndarray | Image.Image):
         if noun == "picture":
             _refuse({"frame": frame, "axis": axis, "index": index}, "an array or image", "pass the slice")
@@ -101,7 +121,13 @@ def _decode(source: Source, noun: str, frame: int | None, axis: str | None, inde
     if file.format in ("NIfTI", "gzip"):
         if noun == "picture":
             _refuse({"frame": frame}, "a NIfTI volume", "use axis and index")
-        return read_nifti(file, axis, index)
+        elif picture is None and not layout_of(file).known:
+            raise file.fail(
+                "A mask volume states its orientation, or belongs to a picture volume of the same size",
+                "no usable orientation in its header",
+                "write it with the picture's affine, or save the slice as PNG",
+            )
+        return read_nifti(file, axis, index, picture)
     if noun == "picture":
         _refuse({"axis": axis, "index": index}, f"a {file.format} file", "leave axis and index out")
     if file.format == "DICOM":

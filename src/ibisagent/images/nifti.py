@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ibisagent.errors import InputError
 from ibisagent.images.intensity import SAMPLE, Decoded
-from ibisagent.images.nifti_header import Layout, read_layout
+from ibisagent.images.nifti_header import Layout, mask_layout, read_layout
 from ibisagent.images.picture_files import PictureFile, check_sides, quiet
 
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -30,8 +30,10 @@ _CHUNK = 8 * 1024**2  # bytes read at a time
 _DAMAGE = (EOFError, OSError, zlib.error, HeaderDataError, ValueError, KeyError, OverflowError)
 
 
-def read_nifti(file: PictureFile, axis: str | None, index: int | None) -> Decoded:
-    """Decode one slice of the first volume.
+def read_nifti(
+    file: PictureFile, axis: str | None, index: int | None, picture: Layout | None = None
+) -> Decoded:
+    """Decode one slice of the first volume, of a mask where the layout of its `picture` is given.
 
     `index` counts canonically from 0: axial from the feet up, coronal from back to front,
     sagittal from left to right. Without an axis it is axial (or the one plane that there is),
@@ -40,6 +42,8 @@ def read_nifti(file: PictureFile, axis: str | None, index: int | None) -> Decode
     """
     with _opened(file) as stream:
         layout = _layout(stream, file)
+        if picture is not None:
+            layout = mask_layout(layout, picture)
         notes = [*file.assumptions, *layout.notes]
         if layout.volumes > 1:
             notes.append(f"The file holds {layout.volumes} volumes: the first is read.")

@@ -5,7 +5,7 @@ nibabel reads the fields; whether they can be used is checked here, for its own 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import nibabel as nib
@@ -13,10 +13,12 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from ibisagent.errors import InputError
 from ibisagent.images.picture_files import MAX_FRAME_BYTES, PictureFile
 
 MAX_VOLUME_BYTES = 2 * 1024**3  # of one volume, unpacked
 MAX_OFFSET = 16 * 1024**2  # bytes before the first voxel
+SPACING_TOLERANCE = 0.01  # share by which the spacings of a mask and its picture may differ: rounding
 _GZIP_RATIO = 1040  # deflate cannot pack better than 1032 to 1
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the low three bits of xyzt_units
 
@@ -45,6 +47,44 @@ class Layout:
     @property
     def volume_bytes(self) -> int:
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    def grid(self) -> str:
+        """Size, orientation and spacing for people, by stored axes: "5 x 6 x 7 voxels, LPS, 1 x 1 x 2 mm"."""
+        canonical = [self.stored_axis.index(axis) for axis in range(3)]
+        letters = "".join(("LPI" if self.flipped[axis] else "RAS")[axis] for axis in canonical)
+        sizes = " x ".join(f"{self.spacing[axis]:g}" for axis in canonical) if self.spacing else "unknown"
+        return (
+            f"{' x '.join(str(size) for size in self.shape)} voxels,"
+            f" {letters if self.known else 'no orientation'}, {sizes} mm"
+        )
+
+
+def mask_layout(mask: Layout, picture: Layout) -> Layout:
+    """How a mask volume is read that belongs to a picture volume: both have one grid.
+
+    A mask whose header states no orientation, but whose stored shape is the picture's, lies as the
+    picture does. Raises InputError for another size, orientation or spacing.
+    """
+    if mask.shape == picture.shape and not mask.known:
+        return replace(
+            mask,
+            stored_axis=picture.stored_axis,
+            flipped=picture.flipped,
+            spacing=picture.spacing,
+            known=picture.known,
+            notes=("The mask's orientation is not stated: it is read as lying like its picture.",),
+        )
+    both = (mask, picture)
+    same = len({(layout.shape, layout.stored_axis, layout.flipped) for layout in both}) == 1
+    if mask.spacing is not None and picture.spacing is not None:
+        same = same and np.allclose(mask.spacing, picture.spacing, rtol=SPACING_TOLERANCE, atol=0)
+    if not same:
+        raise InputError(
+            "a mask volume has the size, orientation and spacing of its picture",
+            f"{mask.grid()} for {picture.grid()}",
+            "resample it to the picture's grid and write it with the picture's affine",
+        )
+    return mask
 
 
 def read_layout(head: bytes, file: PictureFile) -> Layout:
