@@ -95,7 +95,9 @@ def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_tur
         from pyarrow import parquet
     except ImportError:
         raise MissingExtraError(
-            "verl's parquet needs the package pyarrow", None, "install it with: pip install 'ibisagent[data]'"
+            "verl's parquet needs the package pyarrow",
+            None,
+            "pip install '.[data]' in a checkout of ibisagent",
         ) from None
     (folder / "images").mkdir(parents=True, exist_ok=True)
     temporary, count = part_of(folder / f"{part}.parquet"), 0
