@@ -313,30 +313,14 @@ def learn(
 
     `watched` sums what `policy_loss` lets one watch over the trained tokens, and counts them.
     """
-    from ibisagent.seeding import generator_for
     from ibisagent.training.loss import policy_loss
 
-    by_turn = operator.attrgetter("observation.turn")
-    examples = [
-        example
-        for group in played
-        for example in sorted(
-            examples_with_advantages(group, command.credit, command.history, command.scale), key=by_turn
-        )
-    ]
-    chance = generator_for(command.optimisation.seed, "texts", number, optimiser.rank)
-    shuffled = chance.permutation(len(examples))
-    # within a share in order: texts of a group on one picture meet in a micro-batch and share its encoding
-    dealt = [sorted(shuffled[k :: command.updates]) for k in range(command.updates)]
-    shares = [[examples[int(index)] for index in share] for share in dealt if share]
-    size = command.optimisation.micro_batch
-    stepped = None
-    cuts = [[share[first : first + size] for first in range(0, len(share), size)] for share in shares]
+    cuts = _cuts(command, optimiser, number, played)
     # with one update the texts are from these very weights, and the ratio is 1
     old = [optimiser.log_probs(parts) for parts in cuts] if len(cuts) > 1 else None
+    stepped = None
     for update in range(optimiser.most(len(cuts))):
         here = min(update, len(cuts) - 1)
-        parts = cuts[here]
 
         def loss(index: int, log_probs: Tensor, batch: Collated, here: int = here) -> Tensor:
             import torch
@@ -363,9 +347,32 @@ def learn(
                 watched["clipped"] += float(found.clipped) * tokens
             return found.loss
 
-        stepped = optimiser.step(number * command.updates + update, parts, loss)
+        stepped = optimiser.step(number * command.updates + update, cuts[here], loss)
     assert stepped is not None, "a round has texts"
     return stepped
+
+
+def _cuts(
+    command: TrainRl, optimiser: Optimiser, number: int, played: Sequence[Sequence[Played]]
+) -> list[list[list[Example]]]:
+    """The texts of a round, divided at random over its updates, each cut into micro-batches."""
+    from ibisagent.seeding import generator_for
+
+    by_turn = operator.attrgetter("observation.turn")
+    examples = [
+        example
+        for group in played
+        for example in sorted(
+            examples_with_advantages(group, command.credit, command.history, command.scale), key=by_turn
+        )
+    ]
+    chance = generator_for(command.optimisation.seed, "texts", number, optimiser.rank)
+    shuffled = chance.permutation(len(examples))
+    # within a share in order: texts of a group on one picture meet in a micro-batch and share its encoding
+    dealt = [sorted(shuffled[k :: command.updates]) for k in range(command.updates)]
+    shares = [[examples[int(index)] for index in share] for share in dealt if share]
+    size = command.optimisation.micro_batch
+    return [[share[first : first + size] for first in range(0, len(share), size)] for share in shares]
 
 
 def means(watched: dict[str, float], optimiser: Optimiser) -> dict[str, float]:
