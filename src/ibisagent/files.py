@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ibisagent.errors import writing_to
+from ibisagent.errors import InputError, writing_to
 
 
 def out_folder(folder: Path) -> Path:
@@ -17,6 +18,36 @@ def out_folder(folder: Path) -> Path:
     with writing_to("--out is a folder"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes into the folder; the lock falls with the process, however it ends."""
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        with writing_to("--out is a folder"):
+            file = stack.enter_context((folder / ".lock").open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                "one job at a time writes into a folder",
+                f"a running one in {folder}",
+                "wait for it, or name another --out",
+            ) from None
+        yield
+
+
+def read_json(file: Path, fix: str) -> dict[str, Any]:
+    """The JSON object of a file. Raises InputError with this `fix` where there is none, whole."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(f"{file.name} is a whole JSON object", f"{file}, which is damaged", fix)
+    return record
 
 
 def part_of(file: Path) -> Path:

@@ -21,11 +21,12 @@ from ibisagent.datasets.detect import open_dataset
 from ibisagent.episodes import check_actions, read_episodes
 from ibisagent.errors import InputError
 from ibisagent.replay import replay
-from ibisagent.synthesis import synthesize
+from ibisagent.synthesis import export, synthesize
 from ibisagent.synthesis.manifest import trajectory_files
 from ibisagent.synthesis.synthesize import Synthesize, run
 from ibisagent.synthesis.trajectories import reached
 from ibisagent.tools.classical import ClassicalTool
+from ibisagent.training.sft import TrainSft, train
 
 PICTURES = 6
 
@@ -172,6 +173,39 @@ def test_finished_trajectories_are_not_made_again(data, whole, tmp_path, monkeyp
     assert made(out) == made(whole)
     run(command(data, out, batch_size=1))
     assert calls["all"] == once - done, "a finished job does nothing"
+
+
+def test_an_interrupted_job_is_read_by_nobody_until_it_is_finished(data, whole, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("ibisagent.tools.load_tool", lambda *_, **__: _Dying())
+        _Dying.left = 16
+        with pytest.raises(_Ends):
+            run(command(data, out))
+    assert list(out.glob("trajectories-*")) and list(out.glob("journal-*")), "one shard of two is finished"
+    for read in (
+        lambda: trajectory_files(out),
+        lambda: train(TrainSft(out, tmp_path / "sft", steps=1)),
+        lambda: export.run(export.Export(out, tmp_path / "export")),
+    ):
+        with pytest.raises(InputError, match=r"synthesis is finished; got an unfinished one in .*; repeat"):
+            read()
+    [shard] = out.glob("trajectories-*")
+    assert trajectory_files(shard) == [shard], "a log that is named is taken"
+    assert run(command(data, out)) == 0
+    assert [path.name for path in trajectory_files(out)] == [path.name for path in trajectory_files(whole)]
+    (out / "manifest.json").write_text('{"schema": "ibisagent.synth')
+    with pytest.raises(InputError, match=r"manifest\.json, which is damaged"):
+        trajectory_files(out)
+
+
+def test_what_lies_beside_logs_is_no_log(tmp_path):
+    for name in ("journal-00000", "left-out-00000", "instructions-00000"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="got none"):
+        trajectory_files(tmp_path)
+    (tmp_path / "episode.jsonl").write_text("{}\n")
+    assert [path.name for path in trajectory_files(tmp_path)] == ["episode.jsonl"]
 
 
 START = "import sys; from pathlib import Path; from ibisagent.synthesis import synthesize as s; s._SHARD_CASES = 3;"

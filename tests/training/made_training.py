@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from synthesis.made_data import make_set
 
 from ibisagent.policies.embedded import Calibration, EmbeddedPolicy
@@ -71,3 +72,17 @@ def curve(out: Path, *names: str) -> list[tuple[float, ...]]:
     """The named columns of a run's metrics, step by step."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [tuple(json.loads(line)[name] for name in ("step", *names)) for line in lines]
+
+
+def empty_masks(data: Path, target: str, pictures: int) -> None:
+    """Leave nothing of a target in the first pictures that list it, as a label map without its value."""
+    for file in sorted((data / "SET/train_mask").glob(f"*_{target}.png"))[:pictures]:
+        Image.new("1", Image.open(file).size).save(file)
+
+
+def listing_nothing_absent(data: Path) -> Path:
+    """The index as a label map would give it: what is absent shows by empty masks alone."""
+    index = data / "SET/train.json"
+    images = json.loads(index.read_text())["images"]
+    index.write_text(json.dumps({"images": [{**image, "absent": []} for image in images]}))
+    return data

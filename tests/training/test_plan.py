@@ -155,6 +155,7 @@ def test_the_command_says_what_is_assumed(capsys):
         "334 tokens",
         "texts/s",
         "never measured on a GPU",
+        "30 ms a decoding step",
     ):
         assert words in said
     assert run(TrainPlan(lora_rank=0, gradient_checkpointing=True, sharding="fsdp")) == 0

@@ -476,6 +476,8 @@ def test_an_adapter_is_saved_loaded_by_the_policy_and_trained_further(taught, fo
     trainable.save(tmp_path / "adapter")
     assert "tiny-qwen" in (tmp_path / "adapter" / "adapter_config.json").read_text()
     assert str(folder.parent) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    with pytest.raises(InputError, match=rf"--policy qwen:BASE --adapter {tmp_path}/adapter, with"):
+        QwenPolicy.load(str(tmp_path / "adapter"), device="cpu")
     policy = QwenPolicy.load(str(folder), adapter=str(tmp_path / "adapter"), device="cpu", max_new_tokens=12)
     trainable.policy.temperature = 0.0
     seen = [observe(picture(1))]

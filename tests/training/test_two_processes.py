@@ -14,6 +14,7 @@ from training.made_training import PICTURES, make_trajectories
 
 SCRIPT = """
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from training.made_training import rl, sft
 from ibisagent.training.grpo import examples_with_advantages
 from ibisagent.training.loss import policy_loss
 from ibisagent.training.optimiser import Optimiser
-from ibisagent.training.policy import load_trainable
+from ibisagent.training.policy import claim, load_trainable
 from ibisagent.training.sft import Trajectories, _cross_entropy, _cut
 
 torch.set_num_threads(1)
@@ -33,6 +34,7 @@ trainable = load_trainable(command.model, temperature=1.0)
 optimiser = Optimiser(trainable, command.optimisation, out, 1)
 if stage == "sft":
     texts = Trajectories(data, trainable, None)
+    claim(out, "sft", asdict(command), optimiser.rank, data=texts.files())
     texts.check(out, optimiser, __import__("rich.console").console.Console(stderr=True))
     examples = [texts.example(item) for item in range(7)]
     loss = _cross_entropy
@@ -67,7 +69,8 @@ def gradient(stage: str, data: Path, out: Path, processes: int) -> dict:
             sys.executable, "-m", "torch.distributed.run", "--standalone",
             "--nproc_per_node", str(processes), str(script),
         ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*start, stage, str(data), str(out)], env=environment, capture_output=True, text=True, timeout=300
     )

@@ -126,6 +126,12 @@ def check_checkpoint(path: str) -> str:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                "a checkpoint folder holds config.json",
+                f"the adapter in {folder}",
+                f"write --policy qwen:BASE --adapter {folder}, with the checkpoint that it was trained on",
+            )
         inside = sorted(found.parent.name for found in folder.glob("*/config.json"))
         raise InputError(
             "a checkpoint folder holds config.json",

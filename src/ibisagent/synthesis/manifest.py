@@ -1,23 +1,22 @@
-"""What a synthesis folder holds beside its shards: the manifest, the lock, and what the logs add up to."""
+"""What a synthesis folder holds beside its shards: the manifest, and what the logs add up to."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisagent.errors import InputError
-from ibisagent.files import write_json
+from ibisagent.files import read_json, write_json
 
 if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Work
 
 SCHEMA = "ibisagent.synthesis/1"
 MANIFEST = "manifest.json"
+_NO_LOGS = ("journal-", "left-out-", "instructions-")  # what else lies beside trajectories
 
 
 def begin(out: Path, work: Work) -> dict[str, Any]:
@@ -101,27 +100,22 @@ def summary(out: Path, shards: int) -> dict[str, Any]:
 
 
 def trajectory_files(path: Path) -> list[Path]:
-    """The logs of a synthesis folder in order, or the one log that is named. Raises InputError."""
+    """The logs of a synthesis folder in order, or the one log that is named.
+
+    Raises InputError where there is none, or the synthesis was never finished.
+    """
     if path.is_file():
         return [path]
-    files = sorted(path.glob("trajectories-*.jsonl")) or sorted(path.glob("*.jsonl"))
+    manifest = path / MANIFEST
+    if manifest.exists():
+        fix = "repeat the command that made the folder, or name one log"
+        if read_json(manifest, fix).get("complete") is False:
+            raise InputError("the synthesis is finished", f"an unfinished one in {path}", fix)
+    files = sorted(path.glob("trajectories-*.jsonl")) or sorted(
+        file for file in path.glob("*.jsonl") if not file.name.startswith(_NO_LOGS)
+    )
     if not files:
         raise InputError(
             "trajectories are a log or a folder of logs", "none", "name the folder of `synthesize`"
         )
     return files
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Nobody else writes into the folder; the lock falls with the process, however it ends."""
-    import fcntl
-
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                "one job at a time writes into a folder", "a running one", "wait for it"
-            ) from None
-        yield

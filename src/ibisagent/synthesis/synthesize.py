@@ -19,7 +19,7 @@ import tyro
 
 from ibisagent.datasets.reading import Reading
 from ibisagent.errors import IbisError, InputError
-from ibisagent.files import out_folder, write_json
+from ibisagent.files import locked, out_folder, write_json
 
 if TYPE_CHECKING:
     from ibisagent.synthesis.shards import Job, Work
@@ -96,7 +96,7 @@ class Synthesize(Reading):
 def run(command: Synthesize) -> int:
     """Make or continue the trajectories; returns the exit code. Raises InputError."""
     from ibisagent import ray_engine
-    from ibisagent.synthesis.manifest import MANIFEST, begin, locked, summary
+    from ibisagent.synthesis.manifest import MANIFEST, begin, summary
     from ibisagent.synthesis.shards import Work, shard_path
     from ibisagent.synthesis.teacher import Ledger, ledger_path
 

@@ -1,4 +1,4 @@
-"""Advantages relative to the group, as pure functions of rewards (METHOD section 6).
+"""Advantages relative to the group, as pure functions of rewards (docs/training.md).
 
 A group holds the rollouts of one sample. A rollout that left its group (`EpisodeReward.excluded`)
 is None here and stays None: it neither counts nor trains.

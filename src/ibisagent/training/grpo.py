@@ -1,4 +1,4 @@
-"""`ibisagent train rl DATA`: multi-turn GRPO through the true environment (METHOD section 6).
+"""`ibisagent train rl DATA`: multi-turn GRPO through the true environment (docs/training.md).
 
 Per step: draw pictures and targets, let the policy play a group of episodes on each with the real
 tool, score them, turn rewards into advantages within the group, and move the weights once or a few
@@ -24,17 +24,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import InputError
-from ibisagent.files import out_folder
+from ibisagent.errors import InputError, writing_to
+from ibisagent.files import out_folder, write_whole
 from ibisagent.rewards import PROFILES
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import POLICY, PolicyToTrain, check_history
 from ibisagent.training.rounds import Played, Round, facts_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
-    from ibisagent.training.optimiser import Optimiser
+    from ibisagent.training.optimiser import Optimiser, Stepped
     from ibisagent.training.trainable import Collated, Example
 
 BEST = "best"  # folder of the policy with the best validation, beside the last one
@@ -82,7 +83,7 @@ class TrainRl(Reading):
     kl: float = 0.0
     """weight of the KL divergence from the policy that training began with"""
     absent: float = 0.1
-    """share of questions for targets that are not in the picture, where the data lists any"""
+    """share of questions for targets that are not in the picture, where the data has any"""
     augment: bool = True
     """move, turn, blur and brighten pictures at random"""
     max_turns: int = 8
@@ -110,56 +111,56 @@ def run(command: TrainRl) -> int:
 
 def train(command: TrainRl) -> str | None:
     """Train to the last round. The reason where it was stopped before."""
-    from ibisagent.fingerprint import seen, warn_if_different
-    from ibisagent.progress import Progress, open_screen
-    from ibisagent.training.optimiser import Journal, Optimiser
-    from ibisagent.training.policy import card_of, claim, load_trainable, write_card
+    from ibisagent.progress import open_screen
+    from ibisagent.training.optimiser import Optimiser
+    from ibisagent.training.policy import load_trainable
 
     _check(command)
     screen = open_screen()
     trainable = load_trainable(command.model, temperature=command.temperature)
     check_history(trainable, command.history)
-    round_ = Round(command, trainable)
+    round_ = Round(command, trainable, screen.print)
     optimiser = Optimiser(trainable, command.optimisation, command.out, command.steps * command.updates)
-    card = card_of(command.model.policy)
-    if card is not None and optimiser.rank == 0:
-        here, there = (seen(mark, "tool") for mark in (round_.fingerprint(), card["fingerprint"]))
-        warn_if_different(here, there, "the policy")
     if optimiser.sharded:
         raise InputError(
             "rollouts need whole weights on every process", "FSDP", "use DDP, or verl on a cluster"
         )
-    reference = copy.deepcopy(trainable.module) if command.kl else None
+    with optimiser.alone():
+        stopped = _rounds(command, round_, optimiser, screen)
+    optimiser.close()
+    return stopped
+
+
+def _rounds(command: TrainRl, round_: Round, optimiser: Optimiser, screen: Console) -> str | None:
+    """All rounds that are left, then the policy and its card. The reason where it was stopped before."""
+    from ibisagent.progress import Progress
+    from ibisagent.training.optimiser import Journal
+    from ibisagent.training.policy import claim
+
+    if optimiser.rank == 0:
+        _say_first(command, round_, screen)
+    reference = copy.deepcopy(round_.trainable.module) if command.kl else None
     claim(command.out, "rl", asdict(command), optimiser.rank, data=round_.drawer.digest)
     done = optimiser.resume() or {"step": 0, "seconds": 0.0, "validations": [], "stopped": None}
     journal = Journal(command.out, optimiser, done["step"])
     validations: list[dict[str, float]] = done["validations"]
+    round_.drawer.unusable |= set(done.get("unusable", ()))
     began = time.perf_counter() - done["seconds"]
     stopped: str | None = done.get("stopped")
     if command.validate_every and not validations:
         validations.append({"step": 0, **round_.validate(optimiser)})
-        if optimiser.rank == 0:
-            trainable.save(command.out / BEST)
+        optimiser.save_policy(command.out / BEST)
     with Progress(screen if optimiser.rank == 0 else None, "rl", command.steps, done["step"]) as progress:
         for number in range(done["step"], 0 if stopped else command.steps):
-            clock = time.perf_counter()
-            played = round_.play(number, optimiser)
-            rolled = time.perf_counter() - clock
-            watched: dict[str, float] = defaultdict(float)
-            stepped = learn(command, optimiser, reference, number, played, watched)
-            facts = facts_of(played, optimiser) | means(watched, optimiser)
-            facts |= {
-                "rollout_seconds": round(rolled, 2),
-                "update_seconds": round(time.perf_counter() - clock - rolled, 2),
-            }
             last = number + 1 == command.steps
+            played, stepped, facts = _round(command, round_, optimiser, reference, number)
             if command.validate_every and ((number + 1) % command.validate_every == 0 or last):
                 validations.append({"step": number + 1, **round_.validate(optimiser)})
                 stopped = hacking(validations)
                 if optimiser.rank == 0:
                     screen.print(_validation_line(validations[-1]))
-                    if _is_best(validations):
-                        trainable.save(command.out / BEST)
+                if _is_best(validations):
+                    optimiser.save_policy(command.out / BEST)
             if optimiser.rank == 0 and command.record_every and (number % command.record_every == 0 or last):
                 _record(command.out, number + 1, played)
             seconds = time.perf_counter() - began
@@ -167,24 +168,68 @@ def train(command: TrainRl) -> str | None:
             progress.advance(f"reward {facts['reward']:.3f}, IoU {facts['iou']:.3f}")
             if (number + 1) % command.optimisation.save_every == 0 or last or stopped:
                 record = {"step": number + 1, "seconds": seconds, "validations": validations}
-                optimiser.save(record | {"stopped": stopped})
+                unusable = optimiser.union(round_.drawer.unusable)
+                optimiser.save(record | {"stopped": stopped, "unusable": unusable})
             if stopped:
                 break
     optimiser.save_policy(command.out / POLICY)
+    round_.drawer.unusable |= set(optimiser.union(round_.drawer.unusable))
     if optimiser.rank == 0:
-        made = {
-            "stage": "rl",
-            "command": json.loads(json.dumps(asdict(command), default=str)),
-            "seconds": round(time.perf_counter() - began, 1),
-            "validations": validations,
-            "stopped": stopped,
-            "fingerprint": round_.fingerprint(),
-        }
-        write_card(command.out, made)
-        screen.print(f"stopped: {stopped}" if stopped else "finished")
-        screen.print(f"trained policy: {command.out / POLICY}")
-    optimiser.close()
+        _finish(command, round_, screen, time.perf_counter() - began, validations, stopped)
     return stopped
+
+
+def _round(
+    command: TrainRl, round_: Round, optimiser: Optimiser, reference: Any, number: int
+) -> tuple[list[list[Played]], Stepped, dict[str, float]]:
+    """Play and learn once: the groups, what the last optimiser step saw, and facts for metrics.jsonl."""
+    clock = time.perf_counter()
+    played = round_.play(number, optimiser)
+    rolled = time.perf_counter() - clock
+    watched: dict[str, float] = defaultdict(float)
+    stepped = learn(command, optimiser, reference, number, played, watched)
+    facts = facts_of(played, optimiser) | means(watched, optimiser)
+    facts["rollout_seconds"] = round(rolled, 2)
+    facts["update_seconds"] = round(time.perf_counter() - clock - rolled, 2)
+    return played, stepped, facts
+
+
+def _say_first(command: TrainRl, round_: Round, screen: Console) -> None:
+    """What a person should know before the first round: left out cases, and other fingerprints."""
+    from ibisagent.fingerprint import seen, warn_if_different
+    from ibisagent.training.policy import card_of
+
+    for reason, count in round_.drawer.left_out().items():
+        screen.print(f"left out: {count} {reason}")
+    card = card_of(command.model.policy)
+    if card is not None:
+        here, there = (seen(mark, "tool") for mark in (round_.fingerprint(), card["fingerprint"]))
+        warn_if_different(here, there, "the policy")
+
+
+def _finish(
+    command: TrainRl,
+    round_: Round,
+    screen: Console,
+    seconds: float,
+    validations: list[dict[str, float]],
+    stopped: str | None,
+) -> None:
+    """Write the card and say where the policy is."""
+    from ibisagent.training.policy import write_card
+
+    made = {
+        "stage": "rl",
+        "command": json.loads(json.dumps(asdict(command), default=str)),
+        "seconds": round(seconds, 1),
+        "left_out": round_.drawer.left_out(),
+        "validations": validations,
+        "stopped": stopped,
+        "fingerprint": round_.fingerprint(),
+    }
+    write_card(command.out, made)
+    screen.print(f"stopped: {stopped}" if stopped else "finished")
+    screen.print(f"trained policy: {command.out / POLICY}")
 
 
 def _check(command: TrainRl) -> None:
@@ -268,30 +313,14 @@ def learn(
 
     `watched` sums what `policy_loss` lets one watch over the trained tokens, and counts them.
     """
-    from ibisagent.seeding import generator_for
     from ibisagent.training.loss import policy_loss
 
-    by_turn = operator.attrgetter("observation.turn")
-    examples = [
-        example
-        for group in played
-        for example in sorted(
-            examples_with_advantages(group, command.credit, command.history, command.scale), key=by_turn
-        )
-    ]
-    chance = generator_for(command.optimisation.seed, "texts", number, optimiser.rank)
-    shuffled = chance.permutation(len(examples))
-    # within a share in order: texts of a group on one picture meet in a micro-batch and share its encoding
-    dealt = [sorted(shuffled[k :: command.updates]) for k in range(command.updates)]
-    shares = [[examples[int(index)] for index in share] for share in dealt if share]
-    size = command.optimisation.micro_batch
-    stepped = None
-    cuts = [[share[first : first + size] for first in range(0, len(share), size)] for share in shares]
+    cuts = _cuts(command, optimiser, number, played)
     # with one update the texts are from these very weights, and the ratio is 1
     old = [optimiser.log_probs(parts) for parts in cuts] if len(cuts) > 1 else None
+    stepped = None
     for update in range(optimiser.most(len(cuts))):
         here = min(update, len(cuts) - 1)
-        parts = cuts[here]
 
         def loss(index: int, log_probs: Tensor, batch: Collated, here: int = here) -> Tensor:
             import torch
@@ -318,9 +347,32 @@ def learn(
                 watched["clipped"] += float(found.clipped) * tokens
             return found.loss
 
-        stepped = optimiser.step(number * command.updates + update, parts, loss)
+        stepped = optimiser.step(number * command.updates + update, cuts[here], loss)
     assert stepped is not None, "a round has texts"
     return stepped
+
+
+def _cuts(
+    command: TrainRl, optimiser: Optimiser, number: int, played: Sequence[Sequence[Played]]
+) -> list[list[list[Example]]]:
+    """The texts of a round, divided at random over its updates, each cut into micro-batches."""
+    from ibisagent.seeding import generator_for
+
+    by_turn = operator.attrgetter("observation.turn")
+    examples = [
+        example
+        for group in played
+        for example in sorted(
+            examples_with_advantages(group, command.credit, command.history, command.scale), key=by_turn
+        )
+    ]
+    chance = generator_for(command.optimisation.seed, "texts", number, optimiser.rank)
+    shuffled = chance.permutation(len(examples))
+    # within a share in order: texts of a group on one picture meet in a micro-batch and share its encoding
+    dealt = [sorted(shuffled[k :: command.updates]) for k in range(command.updates)]
+    shares = [[examples[int(index)] for index in share] for share in dealt if share]
+    size = command.optimisation.micro_batch
+    return [[share[first : first + size] for first in range(0, len(share), size)] for share in shares]
 
 
 def means(watched: dict[str, float], optimiser: Optimiser) -> dict[str, float]:
@@ -363,8 +415,8 @@ def _record(out: Path, number: int, played: Sequence[Sequence[Played]]) -> None:
 
     scored = [one for group in played for one in group if one.reward.total is not None]
     folder = out / "rollouts"
-    folder.mkdir(parents=True, exist_ok=True)
     for name, pick in (("best", max), ("worst", min)):
         one = pick(scored, key=lambda played: played.reward.total or 0.0)
         page = episode_html(with_rewards(one.episode, one.reward))
-        (folder / f"round-{number:05d}-{name}.html").write_text(page, encoding="utf-8")
+        with writing_to("--out is a folder"):
+            write_whole(folder / f"round-{number:05d}-{name}.html", page)

@@ -1,4 +1,4 @@
-"""The clipped policy loss of GRPO as a pure function of log-probabilities (METHOD section 6).
+"""The clipped policy loss of GRPO as a pure function of log-probabilities (docs/training.md).
 
 Per token t of the policy's own text, with ratio r = exp(log p - log p_old) and advantage A:
 

@@ -12,14 +12,14 @@ import importlib.util
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ibisagent.errors import InputError, MissingExtraError
-from ibisagent.files import write_whole
+from ibisagent.errors import InputError, MissingExtraError, writing_to
+from ibisagent.files import locked, read_json, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Optimiser:
             from accelerate.utils import LoggerType
         except ImportError:
             raise MissingExtraError(
-                "training needs accelerate", None, "pip install 'ibisagent[train]'"
+                "training needs accelerate", None, "pip install '.[train]' in a checkout of ibisagent"
             ) from None
         import torch
 
@@ -99,7 +99,9 @@ class Optimiser:
             )
         if options.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
-                "--log-with tensorboard needs its package", None, "pip install 'ibisagent[train]'"
+                "--log-with tensorboard needs its package",
+                None,
+                "pip install '.[train]' in a checkout of ibisagent",
             )
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
         on_cpu = next(trainable.module.parameters()).device.type == "cpu"
@@ -142,6 +144,16 @@ class Optimiser:
 
         here = torch.tensor([value], device=self.accelerator.device)
         return int(self.accelerator.gather(here).max())
+
+    def union(self, names: Iterable[str]) -> list[str]:
+        """The names of all processes, each once, sorted."""
+        from accelerate.utils import gather_object
+
+        return sorted(set(gather_object(list(names))))
+
+    def alone(self) -> AbstractContextManager[None]:
+        """No other run writes into the folder. Raises InputError where one does; one process asks."""
+        return locked(self.out) if self.rank == 0 else nullcontext()
 
     # --- one step ---------------------------------------------------------------------------------
 
@@ -204,38 +216,73 @@ class Optimiser:
     # --- checkpoints ------------------------------------------------------------------------------
 
     def save(self, record: dict[str, Any]) -> None:
-        """Write a checkpoint as a whole: weights, optimiser and `record`, whose "step" names it."""
+        """Write a checkpoint as a whole: weights, optimiser and `record`, whose "step" names it.
+
+        Raises InputError where it cannot be written; those from before stay.
+        """
         folder = self.out / "checkpoints" / f"step-{record['step']:07d}"
         partial = folder.with_suffix(".part")
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
+        with saving(partial):
+            self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (partial / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+            with saving(partial):
+                (partial / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.rename(folder)
             for old in self._checkpoints()[:-_KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy as its loader reads it; every process calls this."""
+        """Write the policy as its loader reads it; every process calls this. Raises InputError."""
         state = self.accelerator.get_state_dict(self._module) if self.sharded else None
         if self.rank == 0:
-            self.trainable.save(folder, state)
+            with saving():
+                self.trainable.save(folder, state)
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> dict[str, Any] | None:
-        """Load the newest checkpoint of the run's folder; its record, or None where there is none."""
+        """Load the newest whole checkpoint of the run's folder; its record, or None where there is none.
+
+        Says which ones it skips. Raises InputError where all are damaged.
+        """
+        from ibisagent.progress import open_screen
+
         found = self._checkpoints()
-        if not found:
-            return None
-        self.accelerator.load_state(str(found[-1]), strict=False)
-        self.trainable.refresh()
-        record: dict[str, Any] = json.loads((found[-1] / STATE).read_text(encoding="utf-8"))
-        return record
+        for folder in reversed(found):
+            record, problem = self._load(folder)
+            if self.most(problem is not None) == 0:
+                self.trainable.refresh()
+                return record
+            if self.rank == 0:
+                open_screen().print(f"skipped: checkpoint {folder.name}, which is damaged: {problem}")
+        if found:
+            raise InputError(
+                "a run goes on from a whole checkpoint",
+                f"{len(found)} damaged in {self.out / 'checkpoints'}",
+                "put them back from a copy, or name another --out",
+            )
+        return None
+
+    def _load(self, folder: Path) -> tuple[dict[str, Any], str | None]:
+        """A checkpoint's record and None, or why it cannot be loaded."""
+        from pickle import UnpicklingError
+
+        from safetensors import SafetensorError
+
+        broken = (OSError, ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, SafetensorError)
+        try:
+            record = read_json(folder / STATE, "remove the checkpoint")
+            if not {"step", "seconds"} <= record.keys():
+                return {}, f"{STATE} holds no step"
+            self.accelerator.load_state(str(folder), strict=False)
+            return record, None
+        except broken as error:
+            return {}, _first_line(error)
 
     def close(self) -> None:
         """End trackers and the process group, whose threads would abort a process that just exits.
@@ -248,7 +295,7 @@ class Optimiser:
         self.accelerator.end_training()
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(path.parent for path in (self.out / "checkpoints").glob(f"step-*[0-9]/{STATE}"))
+        return sorted((self.out / "checkpoints").glob("step-*[0-9]"))
 
     def _only_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         """Frozen weights stay out of checkpoints, except where shards of them belong to the others."""
@@ -257,6 +304,27 @@ class Optimiser:
         for state in weights:
             for name in [name for name in state if name.removeprefix("module.") not in self._trained]:
                 del state[name]
+
+
+@contextmanager
+def saving(partial: Path | None = None) -> Iterator[None]:
+    """A disk that is full becomes an InputError; what was written to `partial` is then removed.
+
+    safetensors and torch have errors of their own for it.
+    """
+    from safetensors import SafetensorError
+
+    with writing_to("--out is a folder"):
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise error if isinstance(error, OSError) else OSError(0, _first_line(error)) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check(options: Optimisation) -> None:
@@ -286,13 +354,14 @@ class Journal:
         if self._main:
             lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else []
             kept = [line for line in lines if _step(line) is not None and (_step(line) or 0) <= step]
-            write_whole(self.file, "".join(line + "\n" for line in kept))
+            with saving():
+                write_whole(self.file, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, stepped: Stepped, **more: float) -> None:
         """One line, and the same to the tracker where there is one."""
         record = {"step": step, **asdict(stepped), **more}
         if self._main:
-            with self.file.open("a", encoding="utf-8") as lines:
+            with saving(), self.file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(record) + "\n")
         if self._optimiser.options.log_with:
             self._optimiser.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=step)

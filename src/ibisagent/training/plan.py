@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 from ibisagent.errors import InputError
 from ibisagent.training.optimiser import Optimisation
-from ibisagent.training.plan_costs import Stage, gpus, memory, rl_seconds, sft_seconds, trained_weights
+from ibisagent.training.plan_costs import (
+    STEP_SECONDS,
+    Stage,
+    gpus,
+    memory,
+    rl_seconds,
+    sft_seconds,
+    trained_weights,
+)
 from ibisagent.training.plan_shapes import KNOWN, Shapes, shapes_of
 from ibisagent.training.policy import PolicyToTrain
 
@@ -129,7 +137,7 @@ ASSUMED = (
 def _device(command: TrainPlan) -> str:
     return (
         f"{command.tflops:g} TFLOPS and {command.bandwidth:g} TB/s a GPU, of which training reaches "
-        f"{command.utilisation:.0%}"
+        f"{command.utilisation:.0%}; {STEP_SECONDS * 1000:.0f} ms a decoding step at least"
     )
 
 

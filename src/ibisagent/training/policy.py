@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibisagent.errors import InputError
-from ibisagent.files import write_json
+from ibisagent.errors import InputError, writing_to
+from ibisagent.files import read_json, write_json
 from ibisagent.fingerprint import refuse_if_different
 
 if TYPE_CHECKING:
@@ -100,21 +100,29 @@ def claim(out: Path, stage: str, options: Mapping[str, Any], rank: int, **facts:
     file = out / RUN
     if file.exists() and any((out / "checkpoints").glob("step-*")):
         rule = "a run is continued with the options and data that it began with"
-        refuse_if_different(ours, json.loads(file.read_text(encoding="utf-8")), rule)
+        refuse_if_different(ours, read_json(file, "put it back from a copy, or name another --out"), rule)
     elif rank == 0:
-        write_json(file, ours)
+        with writing_to("--out is a folder"):
+            write_json(file, ours)
 
 
 def write_card(out: Path, card: dict[str, Any]) -> None:
     """Write what made the policy of a run's folder, as a whole."""
-    write_json(out / CARD, card)
+    with writing_to("--out is a folder"):
+        write_json(out / CARD, card)
 
 
 def card_of(policy: str) -> dict[str, Any] | None:
-    """The card of a policy such as `embedded:RUN/policy` that a run of ours has written."""
+    """The card of a policy such as `embedded:RUN/policy` that a run of ours has written.
+
+    Raises InputError for a damaged one.
+    """
     _, _, place = policy.partition(":")
     file = Path(place).parent / CARD
     if not place or not file.is_file():
         return None
-    card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    fix = "repeat the command that trained the policy, which then only writes it anew"
+    card = read_json(file, fix)
+    if not isinstance(card.get("fingerprint"), dict):
+        raise InputError(f"{CARD} says what its policy saw", f"{file}, which is damaged", fix)
     return card

@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL-layout policy as something to train: in full, or as a LoRA adapter (METHOD section 5).
+"""A Qwen2.5-VL-layout policy as something to train: in full, or as a LoRA adapter (docs/training-qwen.md).
 
 Scores are computed at the policy's own tokens only, a few hundred at a time: with a vocabulary of
 152,000 the scores of one whole conversation would take more memory than the rest of the step. Left
@@ -258,7 +258,9 @@ def _new_adapter(
 ) -> PeftModel:
     """LoRA layers (Hu et al. 2021, arXiv 2106.09685) in `model`, in place; they change nothing yet."""
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("--lora-rank needs peft", None, "pip install 'ibisagent[lora]'")
+        raise MissingExtraError(
+            "--lora-rank needs peft", None, "pip install '.[lora]' in a checkout of ibisagent"
+        )
     from peft import LoraConfig, PeftModel
 
     names = "|".join(TARGETS[targets])

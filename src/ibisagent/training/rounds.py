@@ -5,7 +5,7 @@ What training/grpo.py learns from; nothing here moves a weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,8 +61,10 @@ class Recorder:
 class Round:
     """What every round needs: data, tool, settings and the profile."""
 
-    def __init__(self, command: TrainRl, trainable: Trainable) -> None:
-        """Raises InputError for data, a tool or options that cannot be used."""
+    def __init__(self, command: TrainRl, trainable: Trainable, say: Callable[[str], None] = print) -> None:
+        """`say` is told of cases that are left out. Raises InputError for data, a tool or options that
+        cannot be used.
+        """
         from ibisagent.rollout import check_pair
         from ibisagent.settings import Settings
         from ibisagent.tools import load_tool
@@ -89,6 +91,7 @@ class Round:
             seed,
             command,
             validate=command.validate_every > 0,
+            say=say,
         )
         self.profile: Profile = _profile(command, self)
 

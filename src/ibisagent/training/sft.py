@@ -1,6 +1,6 @@
 """`ibisagent train sft DATA`: teach a policy the texts of trajectories.
 
-Cross-entropy on the policy's own tokens, and on nothing else (METHOD section 5). DATA is what
+Cross-entropy on the policy's own tokens, and on nothing else (docs/training.md). DATA is what
 `ibisagent synthesize` writes, or any episode log; injected wrong turns are read but not learned.
 One process or several (torchrun), always continued from the last checkpoint. Left out: a held-out
 loss (measure the policy with `ibisagent evaluate --split val`), packing, early stopping.
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ibisagent.errors import EpisodeFormatError, InputError
-from ibisagent.files import out_folder, write_whole
+from ibisagent.errors import EpisodeFormatError, InputError, writing_to
+from ibisagent.files import out_folder, read_json, write_whole
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import POLICY, RUN, PolicyToTrain, check_history
 
@@ -67,23 +67,34 @@ def run(command: TrainSft) -> int:
 
 def train(command: TrainSft) -> Path:
     """Train to the last step; the folder of the trained policy."""
-    from ibisagent.progress import Progress, open_screen
     from ibisagent.training.mix import Mixer
-    from ibisagent.training.optimiser import Journal, Optimiser
-    from ibisagent.training.policy import claim, load_trainable, write_card
+    from ibisagent.training.optimiser import Optimiser
+    from ibisagent.training.policy import load_trainable
 
     _check(command)
-    screen = open_screen()
     trainable = load_trainable(command.model)
     data = Trajectories(command.data, trainable, command.history, command.kinds)
     mixer = Mixer(command.mix, command.optimisation.seed, trainable.policy.view) if command.mix else None
-    source = _source(command, data, mixer)
     steps = command.steps or 0  # known once the items are counted
     optimiser = Optimiser(trainable, command.optimisation, command.out, steps)
+    with optimiser.alone():
+        _learn(command, data, mixer, optimiser)
+    optimiser.close()
+    return command.out / POLICY
+
+
+def _learn(command: TrainSft, data: Trajectories, mixer: Mixer | None, optimiser: Optimiser) -> None:
+    """All steps that are left, then the policy and its card."""
+    from ibisagent.progress import Progress, open_screen
+    from ibisagent.training.optimiser import Journal
+    from ibisagent.training.policy import claim, write_card
+
+    screen = open_screen()
     claim(command.out, "sft", asdict(command), optimiser.rank, data=data.files())
     left_out = data.check(command.out, optimiser, screen)
     if mixer is not None:
-        left_out |= {f"--mix: {reason}": count for reason, count in mixer.check(trainable.problem).items()}
+        problems = mixer.check(optimiser.trainable.problem)
+        left_out |= {f"--mix: {reason}": count for reason, count in problems.items()}
     if optimiser.rank == 0:
         data.warn()
         for reason, count in sorted(left_out.items()):
@@ -92,6 +103,7 @@ def train(command: TrainSft) -> Path:
     steps = optimiser.steps = command.steps or max(1, round(places / command.batch))
     done = optimiser.resume() or {"step": 0, "seconds": 0.0}
     journal = Journal(command.out, optimiser, done["step"])
+    source = _source(command, data, mixer)
     began = time.perf_counter() - done["seconds"]
     with Progress(screen if optimiser.rank == 0 else None, "sft", steps, done["step"]) as progress:
         for number in range(done["step"], steps):
@@ -115,8 +127,6 @@ def train(command: TrainSft) -> Path:
         }
         write_card(command.out, card)
         screen.print(f"trained policy: {command.out / POLICY}")
-    optimiser.close()
-    return command.out / POLICY
 
 
 def _check(command: TrainSft) -> None:
@@ -192,9 +202,9 @@ class Trajectories:
         """
         from ibisagent.progress import Progress
 
-        file, run = out / ITEMS, json.loads((out / RUN).read_text(encoding="utf-8"))
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if known.get("run") != run and optimiser.rank == 0:
+        file, fix = out / ITEMS, "repeat the command"
+        run = read_json(out / RUN, fix) if optimiser.rank == 0 else {}
+        if optimiser.rank == 0 and _items_of(file) != run:
             left: Counter[str] = Counter()
             items: list[tuple[int, int]] = []
             with Progress(screen, "checking", len(self._places), 0) as progress:
@@ -206,9 +216,10 @@ class Trajectories:
                         else:
                             left[problem] += 1
                     progress.advance("")
-            write_whole(file, json.dumps({"run": run, "items": items, "left_out": left}))
+            with writing_to("--out is a folder"):
+                write_whole(file, json.dumps({"run": run, "items": items, "left_out": left}))
         optimiser.accelerator.wait_for_everyone()
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file, fix)
         self.items = [(number, index) for number, index in record["items"]]
         if not self.items:
             raise InputError("there are texts to learn", "none", "; ".join(record["left_out"]) or None)
@@ -245,6 +256,15 @@ class Trajectories:
         with file.open("rb") as lines:
             lines.seek(offset)
             return from_record(_head(lines.readline(), file), file.parent)
+
+
+def _items_of(file: Path) -> Any:
+    """The run that items were found out for; None where there are none, or half of them."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return record["run"] if {"items", "left_out"} <= record.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _head(line: bytes, file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""METHOD's advantage for verl: `algorithm.adv_estimator=ibisagent`.
+"""The advantage of `train rl` for verl: `algorithm.adv_estimator=ibisagent`.
 
 verl's own `grpo` divides by the estimate with n - 1, and where one rollout is left of a group it takes
 the bare reward for an advantage; here a group without spread, a single rollout among them, teaches

@@ -14,14 +14,17 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError, InputError, MissingExtraError
-from ibisagent.files import write_whole
+from ibisagent.errors import IbisError, InputError, MissingExtraError, writing_to
+from ibisagent.files import out_folder, part_of, write_whole
 from ibisagent.types import Mask, Picture, Sample
+
+if TYPE_CHECKING:
+    from ibisagent.evaluation.cases import Plan
 
 AGENT = "ibisagent"
 MARKER = "<image>"  # where verl puts a picture into a prompt
@@ -39,17 +42,18 @@ class VerlRows(Reading):
     split: str = "train"
     """train, val or test; also names the file. Where there is no val it is a tenth of train's patients"""
     absent: Literal["none", "hard"] = "hard"
-    """hard: also targets that the index lists as not in the picture"""
+    """hard: also targets that are not in the picture, listed so or with an empty mask; none: neither"""
     single_turn: bool = False
     """for verl's single_turn_agent: the picture is in the prompt, and one text is the whole episode"""
     per_set: int | None = None
-    """at most so many cases of each set, drawn by hash"""
+    """at most so many cases of each set, drawn by hash; those that are left out count too"""
 
 
 def run(command: VerlRows) -> int:
     """Write the rows; returns the exit code. Raises InputError."""
-    from ibisagent.evaluation.cases import plan, samples
+    from ibisagent.evaluation.cases import plan
 
+    out_folder(command.out)
     found = plan(
         command.data,
         command.split,
@@ -58,10 +62,27 @@ def run(command: VerlRows) -> int:
         format=command.format,
         options=command.read_options(),
     )
-    each = (sample for task in found.tasks for sample in samples(task, found.options))
-    count = write_rows(each, command.out, command.split, single_turn=command.single_turn)
+    each = _usable(found, command.absent != "none")
+    with writing_to("--out is a folder"):
+        count = write_rows(each, command.out, command.split, single_turn=command.single_turn)
     print(f"{count} rows in {command.out / command.split}.parquet")
     return 0
+
+
+def _usable(found: Plan, absent: bool) -> Iterator[Sample]:
+    """The samples of a plan, with `absent` those too whose target is not in the picture.
+
+    What cannot be read is named and passed over.
+    """
+    from ibisagent.evaluation.cases import samples
+
+    for task in found.tasks:
+        try:
+            for sample in samples(task, found.options):
+                if absent or sample.truth is None or sample.truth.any():
+                    yield sample
+        except IbisError as error:
+            print(f"left out: {task.entry.where}: {error}", file=sys.stderr)
 
 
 def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_turn: bool = False) -> int:
@@ -74,10 +95,12 @@ def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_tur
         from pyarrow import parquet
     except ImportError:
         raise MissingExtraError(
-            "verl's parquet needs the package pyarrow", None, "install it with: pip install 'ibisagent[data]'"
+            "verl's parquet needs the package pyarrow",
+            None,
+            "pip install '.[data]' in a checkout of ibisagent",
         ) from None
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    temporary, count = folder / f"{part}.parquet.part", 0
+    temporary, count = part_of(folder / f"{part}.parquet"), 0
     writer: Any = None
     try:
         for row in _rows(samples, folder, single_turn):
@@ -85,12 +108,14 @@ def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_tur
             writer = writer or parquet.ParquetWriter(temporary, table.schema)
             writer.write_table(table)
             count += 1
+        if writer is None:
+            raise InputError("there is something to write", "no sample", "see `ibisagent data check`")
+        writer.close()
+        temporary.replace(folder / f"{part}.parquet")
     finally:
+        temporary.unlink(missing_ok=True)
         if writer is not None:
             writer.close()
-    if not count:
-        raise InputError("there is something to write", "no sample", "see `ibisagent data check`")
-    temporary.replace(folder / f"{part}.parquet")
     return count
 
 
