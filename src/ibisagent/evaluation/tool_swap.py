@@ -32,7 +32,8 @@ class ToolSwap(Evaluate):
 
 
 def run(command: ToolSwap) -> int:
-    """Run what is not done yet and print the table. Returns the exit code, 0."""
+    """Run what is not done yet and print the table. Returns the exit code: 3 where cases got no answer."""
+    from ibisagent.evaluation.screen import show_unanswered
     from ibisagent.progress import open_screen
 
     screen = open_screen()
@@ -41,7 +42,7 @@ def run(command: ToolSwap) -> int:
     for name, reason in table["left_out"].items():
         screen.print(f"left out: {name}, {reason}")
     print(f"table: {command.out / 'tool-swap.json'}")
-    return 0
+    return show_unanswered((command.out / row["folder"] for row in table["rows"]), screen)
 
 
 def tool_swap(command: ToolSwap, screen: Console | None = None) -> dict[str, Any]:
