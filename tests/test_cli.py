@@ -160,6 +160,32 @@ def test_half_commands_and_words_without_quotes_are_named(capsys):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--without", "left adrenal gland", "--split", "val", "--without=spleen", "liver"],
+            "got --without twice; leave one out, or write all values of a list behind one: --without A B",
+        ),
+        (["--max-turns", "3", "--max_turns", "4"], "got --max-turns twice"),
+        (["--allow-upload", "--seed", "1", "--allow-upload"], "got --allow-upload twice; leave one out"),
+        (["--allow-upload", "--no-allow-upload"], "got --allow-upload and --no-allow-upload; leave one out"),
+    ],
+)
+def test_no_option_is_dropped_silently(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", str(tmp_path), "--out", str(out), *words]) == 2
+    shown = capsys.readouterr().err
+    assert f"error: an option is written once; {said}" in shown and not out.exists()
+
+
+def test_options_that_only_resemble_each_other_are_all_taken(files: Path) -> None:
+    assert segment(files, "good.txt", "--max-turns", "2", "--max-new-tokens", "9", "--retries", "-1") == 2
+    assert segment(files, "good.txt", "--max-turns", "2", "--max-new-tokens", "9", "--retries", "0") == 0
+
+
 def test_the_first_mask_and_the_agreement_with_the_truth_are_shown(
     files: Path, sample: Sample, capsys: pytest.CaptureFixture
 ) -> None:

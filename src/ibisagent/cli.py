@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"ibisagent {metadata.version('ibisagent')}")
         return 0
-    problem = _misplaced(words)
+    problem = _misplaced(words) or _repeated(words)
     if problem is not None:
         screen.print(f"[bold red]error:[/] {escape(str(problem))}")
         return 2
@@ -159,6 +159,26 @@ def _misplaced(words: list[str]) -> InputError | None:
                 f"{len(plain)} words",
                 "put the instruction in quotes; for many pictures see Agent.segment_many",
             )
+    return None
+
+
+def _repeated(words: list[str]) -> InputError | None:
+    """An option written twice, or both ways (--x --no-x): the parser would silently drop the first one."""
+    earlier: dict[str, str] = {}
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue="--"):
+        if not word.startswith("--"):
+            continue
+        option = word.partition("=")[0].replace("_", "-")
+        name = "--" + option.removeprefix("--").removeprefix("no-")
+        if name not in earlier:
+            earlier[name] = option
+        elif earlier[name] != option:
+            return InputError("an option is written once", f"{earlier[name]} and {option}", "leave one out")
+        elif "=" not in word and following.startswith("--"):
+            return InputError("an option is written once", f"{option} twice", "leave one out")
+        else:
+            fix = f"leave one out, or write all values of a list behind one: {option} A B"
+            return InputError("an option is written once", f"{option} twice", fix)
     return None
 
 
