@@ -587,5 +587,5 @@ def test_an_adapter_without_peft(folder, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else find(name, *rest)
     )
-    with pytest.raises(MissingExtraError, match=r"ibisagent\[lora\]"):
+    with pytest.raises(MissingExtraError, match=r"checkout of ibisagent: pip install '\.\[lora\]'"):
         load(folder, adapter="anything")

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.policies.qwen_processor import ImageOnlyProcessor, load_processor
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_adapter(
     MissingExtraError without peft.
     """
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("--adapter needs peft", None, "pip install 'ibisagent[lora]'")
+        raise MissingExtraError("--adapter needs peft", None, install("lora"))
     from peft import PeftConfig, PeftModel
 
     try:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.files import write_whole
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Optimiser:
             from accelerate.utils import LoggerType
         except ImportError:
             raise MissingExtraError(
-                "training needs accelerate", None, "pip install 'ibisagent[train]'"
+                "training needs accelerate", None, install("train")
             ) from None
         import torch
 
@@ -99,7 +99,7 @@ class Optimiser:
             )
         if options.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
-                "--log-with tensorboard needs its package", None, "pip install 'ibisagent[train]'"
+                "--log-with tensorboard needs its package", None, install("train")
             )
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
         on_cpu = next(trainable.module.parameters()).device.type == "cpu"

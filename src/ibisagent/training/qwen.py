@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.policies.qwen import QwenPolicy
 from ibisagent.policies.qwen_checkpoint import (
     load_adapter,
@@ -258,7 +258,7 @@ def _new_adapter(
 ) -> PeftModel:
     """LoRA layers (Hu et al. 2021, arXiv 2106.09685) in `model`, in place; they change nothing yet."""
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("--lora-rank needs peft", None, "pip install 'ibisagent[lora]'")
+        raise MissingExtraError("--lora-rank needs peft", None, install("lora"))
     from peft import LoraConfig, PeftModel
 
     names = "|".join(TARGETS[targets])

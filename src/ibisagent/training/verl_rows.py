@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError, InputError, MissingExtraError
+from ibisagent.errors import IbisError, InputError, MissingExtraError, install
 from ibisagent.files import write_whole
 from ibisagent.types import Mask, Picture, Sample
 
@@ -74,7 +74,7 @@ def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_tur
         from pyarrow import parquet
     except ImportError:
         raise MissingExtraError(
-            "verl's parquet needs the package pyarrow", None, "install it with: pip install 'ibisagent[data]'"
+            "verl's parquet needs the package pyarrow", None, install("data")
         ) from None
     (folder / "images").mkdir(parents=True, exist_ok=True)
     temporary, count = folder / f"{part}.parquet.part", 0
