@@ -22,7 +22,7 @@ class PolicyOptions:
     temperature: float = 0.0  # 0 is greedy
     max_new_tokens: int | None = None  # of one text; None: 512 for qwen, 1024 for chat
     allow_upload: bool = False  # for chat to a host that is not this machine
-    verbs: frozenset[Verb] | None = None  # what a qwen or chat policy was taught beside clicks; None: no more
+    verbs: frozenset[Verb] | None = None  # beyond clicks and Terminate, that a qwen or chat policy was taught
 
 
 def load_policy(
@@ -61,7 +61,7 @@ def load_policy(
             dtype=options.dtype,
             temperature=options.temperature,
             max_new_tokens=options.max_new_tokens or 512,
-            verbs=options.verbs or BASE_VERBS,
+            verbs=BASE_VERBS | (options.verbs or frozenset()),
         )
     if kind == "chat" and place:
         from ibisagent.policies.chat import ChatPolicy
@@ -71,7 +71,7 @@ def load_policy(
             allow_upload=options.allow_upload,
             temperature=options.temperature,
             max_tokens=options.max_new_tokens or 1024,
-            verbs=options.verbs or BASE_VERBS,
+            verbs=BASE_VERBS | (options.verbs or frozenset()),
         )
     raise InputError("the policy is one that ibisagent knows", repr(spec), f"choose from: {SPECS}")
 
