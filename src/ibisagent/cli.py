@@ -340,10 +340,9 @@ def replay_command(command: Replay) -> int:
     if command.out is not None:
         out_folder(command.out)
     table = Table("episode", "masks", "lowest IoU", "verdict")
-    tools: dict[str, Tool] = {}
+    tools: dict[tuple[str, float | None], Tool] = {}
     all_verified = True
-    log = command.episode / "episode.jsonl" if command.episode.is_dir() else command.episode
-    for number, episode in enumerate(read_episodes(log)):
+    for number, episode in enumerate(read_episodes(_log(command.episode))):
         spec, recorded = command.tool, episode.fingerprint.get("tool", {})
         if spec == "recorded":
             spec = str(recorded.get("name"))
@@ -353,10 +352,11 @@ def replay_command(command: Replay) -> int:
                     spec,
                     "name the weights with --tool",
                 )
-        if spec not in tools:
-            percent = recorded.get("point_to_box")
-            tools[spec] = load_tool(spec, device=command.device, dtype=command.dtype, point_to_box=percent)
-        result = replay(episode, tools[spec])
+        percent = recorded.get("point_to_box")
+        if (spec, percent) not in tools:
+            made = load_tool(spec, device=command.device, dtype=command.dtype, point_to_box=percent)
+            tools[spec, percent] = made
+        result = replay(episode, tools[spec, percent])
         lowest = f"{min(mask.iou for mask in result.masks):.4f}" if result.masks else "-"
         how = "bit-exact" if all(mask.exact for mask in result.masks) else "IoU >= 0.999"
         how = how if result.masks else "no mask to compare"
@@ -374,6 +374,21 @@ def replay_command(command: Replay) -> int:
         raise InputError("an episode log holds at least one episode", "none")
     screen.print(table)
     return 0 if all_verified else 1
+
+
+def _log(place: Path) -> Path:
+    """The one log to replay; of a folder its episode.jsonl. Raises InputError where another is meant."""
+    if not place.is_dir():
+        return place
+    logs = sorted(place.glob("episode.jsonl")) or sorted(place.glob("*.jsonl"))
+    if len(logs) == 1:
+        return logs[0]
+    trajectories = [log for log in logs if log.name.startswith("trajectories-")]
+    raise InputError(
+        "replay reads one log, which `segment` calls episode.jsonl",
+        f"a folder with {len(logs) or 'no'} logs",
+        f"name one of its files, such as {trajectories[0].name}" if trajectories else "name the log itself",
+    )
 
 
 def doctor_command(command: Doctor) -> int:
