@@ -93,9 +93,9 @@ class Replay:
     out: Path | None = None
     """folder for the pictures as the policy saw them"""
     device: str = "auto"
-    """auto, cpu, cuda or mps"""
+    """auto, cpu, cuda, cuda:N or mps"""
     dtype: str = "auto"
-    """auto, float32 or bfloat16"""
+    """auto, float32, bfloat16 or float16"""
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,7 @@ def show_turns(rows: Sequence[dict[str, Any]], screen: Console, most: int = 6) -
 
 
 def show_unanswered(folders: Iterable[Path], screen: Console) -> int:
-    """Say how many cases of result folders got no answer, and why.
-
-    Returns the exit code: 3 (no outcome, as of `segment`) where there are any, else 0.
-    """
+    """`say_unanswered` for the cases of result folders."""
     from ibisagent.evaluation.samples import read_lines
     from ibisagent.evaluation.scoring import unanswered
 
@@ -67,12 +64,20 @@ def show_unanswered(folders: Iterable[Path], screen: Console) -> int:
         for line in read_lines(folder)
         if (reason := unanswered(line)) is not None
     )
+    return say_unanswered(reasons, "cases", screen)
+
+
+def say_unanswered(reasons: Counter[str], what: str, screen: Console) -> int:
+    """Say how many of `what` got no answer, by reason.
+
+    Returns the exit code: 3 (no outcome, as of `segment`) where there are any, else 0.
+    """
     if not reasons:
         return 0
     shown = [f"{reason} ({count})" for reason, count in reasons.most_common(3)]
     more = ["other reasons"] if len(reasons) > 3 else []
     screen.print(
-        f"[bold yellow]{reasons.total()} cases got no answer:[/] "
+        f"[bold yellow]{reasons.total()} {what} got no answer:[/] "
         f"{escape('; '.join([*shown, *more]))}; the same command asks them again"
     )
     return 3
