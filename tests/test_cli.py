@@ -35,12 +35,10 @@ def files(sample: Sample, tmp_path: Path) -> Path:
 
 
 def segment(files: Path, script: str, *more: str) -> int:
-    out = str(files / "out")
-    image = str(files / "Doe_John.png")
-    policy = f"scripted:@{files / script}"
-    return main(
-        ["segment", image, "Find the disc", "--policy", policy, "--tool", "classical", "--out", out, *more]
-    )
+    """`script` by the classical tool into out/, where `more` names no others."""
+    usual = {"--policy": f"scripted:@{files / script}", "--tool": "classical", "--out": str(files / "out")}
+    words = [word for option, value in usual.items() if option not in more for word in (option, value)]
+    return main(["segment", str(files / "Doe_John.png"), "Find the disc", *words, *more])
 
 
 def test_segment_writes_mask_overlay_episode_and_report(

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from ibisagent.errors import InputError, MissingExtraError, install, PolicyError
+from ibisagent.errors import InputError, MissingExtraError, PolicyError, install
 
 if TYPE_CHECKING:
     import httpx

@@ -76,9 +76,7 @@ class Optimiser:
             from accelerate import Accelerator, DistributedDataParallelKwargs
             from accelerate.utils import LoggerType
         except ImportError:
-            raise MissingExtraError(
-                "training needs accelerate", None, install("train")
-            ) from None
+            raise MissingExtraError("training needs accelerate", None, install("train")) from None
         import torch
 
         _check(options)
@@ -98,9 +96,7 @@ class Optimiser:
                 f"choose from: {', '.join(trackers)}",
             )
         if options.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-            raise MissingExtraError(
-                "--log-with tensorboard needs its package", None, install("train")
-            )
+            raise MissingExtraError("--log-with tensorboard needs its package", None, install("train"))
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
         on_cpu = next(trainable.module.parameters()).device.type == "cpu"
         self.accelerator = Accelerator(

@@ -73,9 +73,7 @@ def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_tur
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingExtraError(
-            "verl's parquet needs the package pyarrow", None, install("data")
-        ) from None
+        raise MissingExtraError("verl's parquet needs the package pyarrow", None, install("data")) from None
     (folder / "images").mkdir(parents=True, exist_ok=True)
     temporary, count = folder / f"{part}.parquet.part", 0
     writer: Any = None
