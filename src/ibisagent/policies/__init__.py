@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ibisagent.devices import check_names
 from ibisagent.errors import InputError
 from ibisagent.types import BASE_VERBS, Mask, Policy, Verb
 
@@ -34,10 +34,7 @@ def load_policy(
     `scripted:oracle`. Raises InputError for an unknown spec or weights that cannot be used.
     """
     options = options or PolicyOptions()
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", options.device):
-        raise InputError("the device is auto, cpu, cuda, cuda:N or mps", repr(options.device))
-    if options.dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise InputError("the dtype is auto, float32, bfloat16 or float16", repr(options.dtype))
+    check_names(options.device, options.dtype)
     kind, _, place = spec.partition(":")
     if options.adapter is not None and kind != "qwen":
         raise InputError("an adapter belongs to a qwen policy", repr(spec), "leave --adapter out")

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from ibisagent.devices import pick_device, pick_dtype
 from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.policies.qwen import QwenPolicy
 from ibisagent.policies.qwen_checkpoint import (
     load_adapter,
     load_checkpoint,
-    pick_device,
-    pick_dtype,
     short_name,
 )
 from ibisagent.training.qwen_batch import Encoder, Unfit
