@@ -134,6 +134,12 @@ def test_verbs_reach_the_policies_that_can_be_taught_them(sample: Sample):
         Agent.load(chat, "classical", verbs=["Undo"], options=PolicyOptions(verbs=frozenset()))
 
 
+@pytest.mark.parametrize("limit", [0, 0.0, -1, float("inf"), float("nan"), "5"])
+def test_a_time_limit_is_above_0(limit: object):
+    with pytest.raises(InputError, match=r"time_limit is a number of seconds above 0; got"):
+        Agent.load(**CENTRE, time_limit=limit)
+
+
 def test_a_picture_is_no_mask_to_start_from(sample: Sample):
     with pytest.raises(InputError, match="A mask is a path, a Pillow image or an array; got Picture"):
         Agent.load(**CENTRE).segment(sample.picture, "Find the disc", start=sample.picture)
