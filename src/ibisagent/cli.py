@@ -1,7 +1,8 @@
 """The command line: one dataclass of options and one function for each command.
 
 Exit codes of `segment`: 0 segmented or absent, 2 bad input, 3 no outcome, 4 a mask was kept but
-the episode did not terminate.
+the episode did not terminate. Of commands that run many cases (`evaluate`, `baselines`, `robustness`,
+`tool-swap`, `vqa`): 0, 2, and 3 where some case got no answer and is asked again by the same command.
 """
 
 from __future__ import annotations
