@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from test_metrics import PAIRS
 
 from ibisagent import metrics
+from ibisagent.evaluation.intervals import mean, mean_columns
 
 BOUND = 1e-6
 TOLERANCES = (0.77, 2.03)
@@ -79,7 +81,8 @@ def brute_force(truth: np.ndarray, predicted: np.ndarray, spacing: tuple[float, 
     if pairs.size:
         matched = int((maximum_bipartite_matching(csr_matrix(pairs), perm_type="column") >= 0).sum())
     total = len(ours) + len(theirs)
-    found["F1 of objects"] = 2 * matched / total if total else 1.0
+    if total:
+        found["F1 of objects"] = 2 * matched / total
     if a and b:
         points = [np.array(surface(one), float) * spacing for one in (a, b)]
         distances = cdist(points[0], points[1])
@@ -97,8 +100,10 @@ def ours(truth: np.ndarray, predicted: np.ndarray, spacing: tuple[float, float])
     found = {
         "IoU": metrics.iou(truth, predicted),
         "Dice": metrics.dice(truth, predicted),
-        "F1 of objects": metrics.match_objects(truth, predicted).f1(),
     }
+    objects = astuple(metrics.match_objects(truth, predicted))
+    if any(objects):
+        found["F1 of objects"] = float(metrics.f1_score(*objects))
     distances = metrics.surface_distances(truth, predicted, spacing)
     if distances is not None:
         found["HD95"], found["ASSD"] = distances.hd95(), distances.assd()
@@ -144,7 +149,12 @@ def lists() -> dict[str, float]:
         "cDice", float(metrics.ratio(2 * sums[0], sums[1] + sums[2])), 2 * (a & b).sum() / (a.sum() + b.sum())
     )
     for goal in (0.5, 0.7, 0.9):
-        note("precision@t", metrics.precision_at(ious, goal), sum(v >= goal for v in ious) / len(ious))
+        reached = [float(value >= goal) for value in ious]
+        note(
+            "precision@t",
+            float(mean(mean_columns(reached).sum(0))),
+            sum(value >= goal for value in ious) / len(ious),
+        )
     for _ in range(1000):
         steps = np.clip(np.cumsum(rng.normal(0.08, 0.1, int(rng.integers(1, 26)))), 0, 1).tolist()
         for goal in (0.8, 0.85, 0.9):

@@ -74,6 +74,17 @@ def option(name: str, value: object) -> tuple[object, ...]:
     return () if value is None else (name, value)
 
 
+def overridden(options: Sequence[str], by: Sequence[str]) -> list[str]:
+    """`options` without those that `by` names too, then `by`: the command line takes each option once."""
+    kept: list[str] = []
+    keeps = True
+    for word in options:
+        if word.startswith("--"):
+            keeps = word not in by
+        kept += [word] * keeps
+    return [*kept, *by]
+
+
 def ibisagent(*arguments: object) -> None:
     """Run a command of ours; a failure ends the experiment, and the next call continues it."""
     command = [sys.executable, "-m", "ibisagent", *map(str, arguments)]
@@ -100,7 +111,7 @@ def _arm(experiment: Experiment, arm: Arm, seed: int) -> Path:
             ibisagent("train", "sft", arm.trajectories, *common, *arm.train)
         else:
             here = ("--tool", experiment.tool, "--steps", experiment.steps, "--start", experiment.start)
-            ibisagent("train", "rl", experiment.data, *common, *here, *GRPO, *arm.train)
+            ibisagent("train", "rl", experiment.data, *common, *here, *overridden(GRPO, arm.train))
         kind = policy.partition(":")[0]
         policy = f"{kind}:{folder / 'policy'}"
     measured = folder / f"evaluation-{experiment.split}"

@@ -138,11 +138,10 @@ class Recipe:
                 run("benchmarks/tool_clicks.py", "--split", "test", "--json", file, *options, *self.few)
         pair = ("--policy", f"embedded:{self.policy}", "--tool", f"embedded:{self.tool}")
         once = ("--policy", "scripted:stop-at-once", "--start", "proposal", "--tool")
-        absent = [word for name in ADRENALS for word in ("--without", name)]
         for name, options in (
             ("rival", (*once, f"embedded:{self.rival}")),
             ("proposal", (*once, f"embedded:{self.tool}")),
-            ("default", (*pair, "--absent", "both", *absent)),
+            ("default", (*pair, "--absent", "both", "--without", *ADRENALS)),
             ("none", (*pair, "--start", "none")),
             ("shift", (*pair, "--perturb", "shift")),
             ("shift-none", (*pair, "--perturb", "shift", "--start", "none")),

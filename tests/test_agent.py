@@ -8,6 +8,7 @@ from test_episodes import same
 from ibisagent import Agent, EpisodeStatus, Outcome
 from ibisagent.agent import make_sample
 from ibisagent.errors import InputError
+from ibisagent.policies import PolicyOptions
 from ibisagent.types import BASE_VERBS, Picture, Sample, Verb
 
 CENTRE = {"policy": "scripted:image-centre", "tool": "classical", "start": "none"}
@@ -113,6 +114,35 @@ def test_options_of_both_kinds_are_taken_and_others_named():
         Agent.load(device="foo")
     with pytest.raises(InputError, match="an adapter belongs to a qwen policy"):
         Agent.load(adapter="nope")
+
+
+def test_verbs_reach_the_policies_that_can_be_taught_them(sample: Sample):
+    chat = "chat:x@http://127.0.0.1:9/v1"
+    wanted = BASE_VERBS | {Verb.UNDO}
+    for agent in (
+        Agent.load(chat, "classical", verbs={Verb.UNDO}),
+        Agent.load(chat, "classical", verbs=["Undo"], options=PolicyOptions(temperature=0.5)),
+        Agent.load(chat, "classical", options=PolicyOptions(verbs=frozenset({Verb.UNDO}))),
+    ):
+        assert agent.policy.verbs == agent.settings.verbs == wanted
+    taught = Agent.load(chat, "classical", verbs=(), options=PolicyOptions(verbs=frozenset({Verb.UNDO})))
+    assert taught.settings.verbs == BASE_VERBS and taught.policy.verbs == wanted
+    assert Agent.load(chat, "classical").policy.verbs == BASE_VERBS
+    with pytest.raises(InputError, match="verbs are those of the grammar"):
+        Agent.load("qwen:nowhere", "classical", verbs=["Fly"])
+    with pytest.raises(InputError, match="verbs that it was taught"):
+        Agent.load(chat, "classical", verbs=["Undo"], options=PolicyOptions(verbs=frozenset()))
+
+
+@pytest.mark.parametrize("limit", [0, 0.0, -1, float("inf"), float("nan"), "5"])
+def test_a_time_limit_is_above_0(limit: object):
+    with pytest.raises(InputError, match=r"time_limit is a number of seconds above 0; got"):
+        Agent.load(**CENTRE, time_limit=limit)
+
+
+def test_a_picture_is_no_mask_to_start_from(sample: Sample):
+    with pytest.raises(InputError, match="A mask is a path, a Pillow image or an array; got Picture"):
+        Agent.load(**CENTRE).segment(sample.picture, "Find the disc", start=sample.picture)
 
 
 def test_what_a_policy_never_saw_is_no_result(sample: Sample):

@@ -1,15 +1,22 @@
 """The command line in-process, with real files; the shell itself is in test_odd_files_shell.py."""
 
+import importlib.util
 import json
+import re
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ibisagent.actions import click_pixel
 from ibisagent.cli import RESULT_FILES, main
+from ibisagent.doctor import EXTRAS
 from ibisagent.masks import encode_rle
-from ibisagent.types import Sample
+from ibisagent.tools.point_to_box import PointToBox
+from ibisagent.types import Picture, Sample, Tool, ToolReply, ToolRequest
 
 ON_DISC = "<think> a </think> <action> Positive Point (0.3906, 0.4167) </action>\n"
 STOP = "<think> a </think> <action> Terminate </action> <answer> found </answer>\n"
@@ -28,12 +35,10 @@ def files(sample: Sample, tmp_path: Path) -> Path:
 
 
 def segment(files: Path, script: str, *more: str) -> int:
-    out = str(files / "out")
-    image = str(files / "Doe_John.png")
-    policy = f"scripted:@{files / script}"
-    return main(
-        ["segment", image, "Find the disc", "--policy", policy, "--tool", "classical", "--out", out, *more]
-    )
+    """`script` by the classical tool into out/, where `more` names no others."""
+    usual = {"--policy": f"scripted:@{files / script}", "--tool": "classical", "--out": str(files / "out")}
+    words = [word for option, value in usual.items() if option not in more for word in (option, value)]
+    return main(["segment", str(files / "Doe_John.png"), "Find the disc", *words, *more])
 
 
 def test_segment_writes_mask_overlay_episode_and_report(
@@ -133,6 +138,82 @@ def test_replay_verifies_and_notices_damage(files: Path, capsys: pytest.CaptureF
     assert "NOT THE SAME" in capsys.readouterr().err
 
 
+def test_every_episode_is_replayed_with_its_own_point_to_box(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One log, three episodes: boxes of 10 %, of 40 %, clicks; each is verified by a tool of its own."""
+    asked: list[float | None] = []
+
+    def load(spec: str, *, point_to_box: float | None, **_: str) -> Tool:
+        asked.append(point_to_box)
+        tool = BoxOrClick()
+        return tool if point_to_box is None else PointToBox(tool, point_to_box)
+
+    monkeypatch.setattr("ibisagent.tools.load_tool", load)
+    monkeypatch.setattr("ibisagent.agent.load_tool", load)
+    lines = []
+    for percent in (["--point-to-box", "10"], ["--point-to-box", "40"], []):
+        assert segment(files, "good.txt", "--overwrite", *percent) == 0
+        lines.append((files / "out" / "episode.jsonl").read_text())
+    log = files / "all.jsonl"
+    log.write_text("".join([*lines, lines[0]]))
+    asked.clear()
+    assert main(["replay", str(log)]) == 0
+    assert asked == [10.0, 40.0, None], "each tool is loaded once"
+
+
+class BoxOrClick:
+    """A tool under the name of ours: the box that it gets, or a small square around the last click."""
+
+    name = "classical"
+    prompts = frozenset({"point", "box"})
+
+    def set_image(self, pictures: Sequence[Picture]) -> None:
+        """There is nothing to encode."""
+
+    def predict(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
+        replies = []
+        for request in requests:
+            mask = np.zeros((request.picture.height, request.picture.width), bool)
+            height, width = mask.shape
+            if request.boxes:
+                box = request.boxes[-1]
+                rows = slice(round(box.y1 * height), round(box.y2 * height))
+                mask[rows, round(box.x1 * width) : round(box.x2 * width)] = True
+            else:
+                mask[click_pixel(request.clicks[-1], height, width)] = True
+            replies.append(ToolReply(mask, 0.5))
+        return replies
+
+    def propose(self, requests: Sequence[ToolRequest]) -> list[ToolReply]:
+        raise AssertionError("it takes no text")
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"name": self.name}
+
+
+def test_replay_says_what_other_logs_are_and_which_file_is_meant(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, made = files / "results", files / "made"
+    for folder in (results, made):
+        folder.mkdir()
+    (results / "samples.jsonl").write_text('{"schema": "ibisagent.sample/1"}\n')
+    assert main(["replay", str(results)]) == 2
+    said = capsys.readouterr().err
+    assert "got 'ibisagent.sample/1', a case of `evaluate`" in said and "open report.html beside it" in said
+    assert main(["data", "view", str(results), "--out", str(files / "page.html")]) == 2
+    assert "open report.html beside it" in capsys.readouterr().err
+    for number in range(2):
+        (made / f"trajectories-0000{number}.jsonl").write_text("")
+    assert main(["replay", str(made)]) == 2
+    assert "a folder with 2 logs; name one of its files, such as trajectories-00000.jsonl" in (
+        capsys.readouterr().err
+    )
+    assert main(["replay", str(files)]) == 2
+    assert "got a folder with no logs; name the log itself" in capsys.readouterr().err
+
+
 def test_replay_of_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["replay", str(tmp_path / "nothing.jsonl")]) == 2
     assert "readable JSONL" in capsys.readouterr().err
@@ -143,6 +224,25 @@ def test_doctor_says_what_runs(capsys: pytest.CaptureFixture) -> None:
     shown = capsys.readouterr().err
     for part in ("python", "torch", "embedded tool", "embedded policy", "devices"):
         assert part in shown
+
+
+def test_doctor_knows_every_extra_and_says_which_package_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    named = {
+        extra: {re.split("[>=<]", requirement)[0] for requirement in requirements}
+        for extra, requirements in project["optional-dependencies"].items()
+        if extra != "dev"
+    }
+    assert {extra: set(modules) for extra, (modules, _) in EXTRAS.items()} == named
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "accelerate" else find(name, *rest)
+    )
+    assert main(["doctor"]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "without accelerate; in a checkout of ibisagent: pip install '.[train]'" in shown
 
 
 def test_half_commands_and_words_without_quotes_are_named(capsys):
@@ -158,6 +258,32 @@ def test_half_commands_and_words_without_quotes_are_named(capsys):
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--without", "left adrenal gland", "--split", "val", "--without=spleen", "liver"],
+            "got --without twice; leave one out, or write all values of a list behind one: --without A B",
+        ),
+        (["--max-turns", "3", "--max_turns", "4"], "got --max-turns twice"),
+        (["--allow-upload", "--seed", "1", "--allow-upload"], "got --allow-upload twice; leave one out"),
+        (["--allow-upload", "--no-allow-upload"], "got --allow-upload and --no-allow-upload; leave one out"),
+    ],
+)
+def test_no_option_is_dropped_silently(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", str(tmp_path), "--out", str(out), *words]) == 2
+    shown = capsys.readouterr().err
+    assert f"error: an option is written once; {said}" in shown and not out.exists()
+
+
+def test_options_that_only_resemble_each_other_are_all_taken(files: Path) -> None:
+    assert segment(files, "good.txt", "--max-turns", "2", "--max-new-tokens", "9", "--retries", "-1") == 2
+    assert segment(files, "good.txt", "--max-turns", "2", "--max-new-tokens", "9", "--retries", "0") == 0
 
 
 def test_the_first_mask_and_the_agreement_with_the_truth_are_shown(

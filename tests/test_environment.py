@@ -146,7 +146,7 @@ def test_two_unparsable_texts_end_the_episode_and_keep_the_mask(sample: Sample) 
 def test_turn_limit_time_limit_and_policy_error(sample: Sample) -> None:
     episode = run(sample, [ON_DISC, BESIDE], replace(UNDO, max_turns=2))
     assert (episode.status, episode.outcome) == (EpisodeStatus.TURN_LIMIT, Outcome.SEGMENTED)
-    assert run(sample, [ON_DISC], replace(UNDO, time_limit=0.0)).status is EpisodeStatus.TIME_LIMIT
+    assert run(sample, [ON_DISC], replace(UNDO, time_limit=1e-9)).status is EpisodeStatus.TIME_LIMIT
     episode = run(sample, [ON_DISC])
     assert episode.status is EpisodeStatus.POLICY_ERROR and "used up" in episode.message
 

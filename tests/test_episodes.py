@@ -75,8 +75,8 @@ def test_pictures_are_rendered_again_as_the_policy_saw_them(golden: Episode) -> 
 @pytest.mark.parametrize("pictures", ["embed", "folder"])
 def test_writing_and_reading_gives_the_same_episode(golden: Episode, tmp_path: Path, pictures: str) -> None:
     path = tmp_path / "log.jsonl"
-    assert write_episodes(path, [golden, golden], pictures) == 2
-    again = list(read_episodes(path))
+    assert write_episodes(str(path), [golden, golden], pictures) == 2
+    again = list(read_episodes(str(path)))
     assert len(again) == 2 and all(same(episode, golden) for episode in again)
     if pictures == "folder":
         assert [file.name for file in (tmp_path / "pictures").iterdir()] == [

@@ -26,9 +26,9 @@ def node():
 
 def test_a_missing_ray_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"ibisagent\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"checkout of ibisagent: pip install '\.\[ray\]'"):
         run(Synthesize(tmp_path, tmp_path / "out", engine="ray"))
-    with pytest.raises(MissingExtraError, match=r"ibisagent\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"checkout of ibisagent: pip install '\.\[ray\]'"):
         evaluate(Evaluate(tmp_path, out=tmp_path / "out", engine="ray"))
     assert main(["synthesize", str(tmp_path), "--out", str(tmp_path / "out"), "--engine", "ray"]) == 2
 

@@ -24,9 +24,21 @@ from ibisagent.policies import PolicyOptions, load_policy
 from ibisagent.rollout import Event, check_pair, rollout
 from ibisagent.settings import Settings
 from ibisagent.tools import load_tool
-from ibisagent.types import Episode, EpisodeStatus, Mask, Outcome, Picture, Policy, Sample, Tool, Turn
+from ibisagent.types import (
+    BASE_VERBS,
+    Episode,
+    EpisodeStatus,
+    Mask,
+    Outcome,
+    Picture,
+    Policy,
+    Sample,
+    Tool,
+    Turn,
+)
 
-ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Picture
+MaskLike: TypeAlias = str | Path | Image.Image | np.ndarray
+ImageLike: TypeAlias = MaskLike | Picture
 
 MAX_INSTRUCTION = 2000  # characters
 
@@ -83,8 +95,9 @@ class Agent:
         """Load both by their specs (see `ibisagent segment --help`).
 
         `settings` are fields of `Settings`, such as `max_turns=5`, `start="none"` or `seed=1`, and,
-        where there are no `options`, of `PolicyOptions`, such as `device="cuda"`. Raises InputError for
-        others.
+        where there are no `options`, of `PolicyOptions`, such as `device="cuda"`. `verbs` beyond clicks and
+        Terminate are those that the episodes allow and, unless `options` say others, those that a qwen or
+        chat policy was taught. Raises InputError for others.
         """
         known = {one.name for one in fields(Settings)}
         own = {one.name for one in fields(PolicyOptions)} - known if options is None else set()
@@ -98,15 +111,17 @@ class Agent:
             )
         options = options or PolicyOptions(**{name: settings.pop(name) for name in own & set(settings)})
         if "verbs" in settings:
-            settings["verbs"] = frozenset(settings["verbs"])
+            settings["verbs"] = BASE_VERBS | frozenset(settings["verbs"])
+            options = options if options.verbs is not None else replace(options, verbs=settings["verbs"])
+        Settings(**settings)  # refuses before any weights are read
         the_policy = load_policy(policy, options, truths)
         the_tool = load_tool(tool, device=options.device, dtype=options.dtype, point_to_box=point_to_box)
         return cls(the_policy, the_tool, replace(default_settings(the_policy, the_tool), **settings))
 
-    def segment(self, image: ImageLike, instruction: str, *, start: ImageLike | None = None) -> Result:
+    def segment(self, image: ImageLike, instruction: str, *, start: MaskLike | None = None) -> Result:
         """Run one episode. `image`: path, PIL image, array (HxW or HxWx3) or Picture.
 
-        `start` is a mask to begin from (path, or bool HxW array). Raises InputError for what
+        `start` is a mask to begin from (path, PIL image, or bool HxW array). Raises InputError for what
         cannot be read; a policy or tool that fails is a status of the result.
         """
         events = self.stream([make_sample(image, instruction, start)])
@@ -168,7 +183,7 @@ def _requested(request: object) -> Sample:
     return make_sample(request[0], request[1])
 
 
-def make_sample(image: ImageLike, instruction: str, start: ImageLike | None = None) -> Sample:
+def make_sample(image: ImageLike, instruction: str, start: MaskLike | None = None) -> Sample:
     """A sample whose id says nothing about the file: content and instruction, hashed."""
     if not isinstance(instruction, str):
         raise InputError("an instruction is text", type(instruction).__name__)
@@ -184,8 +199,7 @@ def make_sample(image: ImageLike, instruction: str, start: ImageLike | None = No
     picture = image if isinstance(image, Picture) else load_picture(image)
     start_mask = None
     if start is not None:
-        shape = (picture.height, picture.width)
-        assert not isinstance(start, Picture)
-        start_mask = load_mask(start, shape, picture=None if isinstance(image, Picture) else image)
+        known = None if isinstance(image, Picture) else image
+        start_mask = load_mask(start, (picture.height, picture.width), picture=known)
     key = hashlib.sha256(f"{picture.content_id}\x1f{instruction}".encode()).hexdigest()
     return Sample(key[:16], picture, instruction, start_mask=start_mask)

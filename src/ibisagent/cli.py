@@ -1,7 +1,8 @@
 """The command line: one dataclass of options and one function for each command.
 
 Exit codes of `segment`: 0 segmented or absent, 2 bad input, 3 no outcome, 4 a mask was kept but
-the episode did not terminate.
+the episode did not terminate. Of commands that run many cases (`evaluate`, `baselines`, `robustness`,
+`tool-swap`, `vqa`): 0, 2, and 3 where some case got no answer and is asked again by the same command.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class Replay:
     out: Path | None = None
     """folder for the pictures as the policy saw them"""
     device: str = "auto"
-    """auto, cpu, cuda or mps"""
+    """auto, cpu, cuda, cuda:N or mps"""
     dtype: str = "auto"
-    """auto, float32 or bfloat16"""
+    """auto, float32, bfloat16 or float16"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"ibisagent {metadata.version('ibisagent')}")
         return 0
-    problem = _misplaced(words)
+    problem = _misplaced(words) or _repeated(words)
     if problem is not None:
         screen.print(f"[bold red]error:[/] {escape(str(problem))}")
         return 2
@@ -159,6 +160,26 @@ def _misplaced(words: list[str]) -> InputError | None:
                 f"{len(plain)} words",
                 "put the instruction in quotes; for many pictures see Agent.segment_many",
             )
+    return None
+
+
+def _repeated(words: list[str]) -> InputError | None:
+    """An option written twice, or both ways (--x --no-x): the parser would silently drop the first one."""
+    earlier: dict[str, str] = {}
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue="--"):
+        if not word.startswith("--"):
+            continue
+        option = word.partition("=")[0].replace("_", "-")
+        name = "--" + option.removeprefix("--").removeprefix("no-")
+        if name not in earlier:
+            earlier[name] = option
+        elif earlier[name] != option:
+            return InputError("an option is written once", f"{earlier[name]} and {option}", "leave one out")
+        elif "=" not in word and following.startswith("--"):
+            return InputError("an option is written once", f"{option} twice", "leave one out")
+        else:
+            fix = f"leave one out, or write all values of a list behind one: {option} A B"
+            return InputError("an option is written once", f"{option} twice", fix)
     return None
 
 
@@ -320,10 +341,9 @@ def replay_command(command: Replay) -> int:
     if command.out is not None:
         out_folder(command.out)
     table = Table("episode", "masks", "lowest IoU", "verdict")
-    tools: dict[str, Tool] = {}
+    tools: dict[tuple[str, float | None], Tool] = {}
     all_verified = True
-    log = command.episode / "episode.jsonl" if command.episode.is_dir() else command.episode
-    for number, episode in enumerate(read_episodes(log)):
+    for number, episode in enumerate(read_episodes(_log(command.episode))):
         spec, recorded = command.tool, episode.fingerprint.get("tool", {})
         if spec == "recorded":
             spec = str(recorded.get("name"))
@@ -333,10 +353,11 @@ def replay_command(command: Replay) -> int:
                     spec,
                     "name the weights with --tool",
                 )
-        if spec not in tools:
-            percent = recorded.get("point_to_box")
-            tools[spec] = load_tool(spec, device=command.device, dtype=command.dtype, point_to_box=percent)
-        result = replay(episode, tools[spec])
+        percent = recorded.get("point_to_box")
+        if (spec, percent) not in tools:
+            made = load_tool(spec, device=command.device, dtype=command.dtype, point_to_box=percent)
+            tools[spec, percent] = made
+        result = replay(episode, tools[spec, percent])
         lowest = f"{min(mask.iou for mask in result.masks):.4f}" if result.masks else "-"
         how = "bit-exact" if all(mask.exact for mask in result.masks) else "IoU >= 0.999"
         how = how if result.masks else "no mask to compare"
@@ -354,6 +375,21 @@ def replay_command(command: Replay) -> int:
         raise InputError("an episode log holds at least one episode", "none")
     screen.print(table)
     return 0 if all_verified else 1
+
+
+def _log(place: Path) -> Path:
+    """The one log to replay; of a folder its episode.jsonl. Raises InputError where another is meant."""
+    if not place.is_dir():
+        return place
+    logs = sorted(place.glob("episode.jsonl")) or sorted(place.glob("*.jsonl"))
+    if len(logs) == 1:
+        return logs[0]
+    trajectories = [log for log in logs if log.name.startswith("trajectories-")]
+    raise InputError(
+        "replay reads one log, which `segment` calls episode.jsonl",
+        f"a folder with {len(logs) or 'no'} logs",
+        f"name one of its files, such as {trajectories[0].name}" if trajectories else "name the log itself",
+    )
 
 
 def doctor_command(command: Doctor) -> int:

@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ibisagent.errors import IbisError
+from ibisagent.errors import IbisError, install
 from ibisagent.types import Click, Picture, ToolRequest
 
-EXTRAS = {
-    "chat": ("httpx", "policies at an endpoint"),
-    "lora": ("peft", "LoRA adapters"),
-    "data": ("pyarrow", "Hugging Face data sets, parquet for verl"),
+EXTRAS = {  # what pyproject.toml names -> its packages, and what for
+    "chat": (("httpx",), "policies at an endpoint"),
+    "lora": (("peft",), "LoRA adapters"),
+    "data": (("datasets", "pyarrow"), "Hugging Face data sets, parquet for verl"),
+    "train": (("accelerate", "tensorboard"), "train sft, train rl"),
+    "ray": (("ray",), "--engine ray"),
 }
 
 
@@ -43,14 +45,11 @@ def doctor(screen: Console) -> int:
         except (IbisError, ImportError, OSError) as error:
             healthy = False
             table.add_row(name, "[red]no[/]", escape(str(error)))
-    for extra, (module, purpose) in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
-        state = "[green]ok[/]" if there else "[yellow]not installed[/]"
-        table.add_row(
-            f"extra {extra}",
-            state,
-            f"{purpose}" if there else f'{purpose}: pip install "ibisagent\\[{extra}]"',
-        )
+    for extra, (modules, purpose) in EXTRAS.items():
+        absent = [module for module in modules if importlib.util.find_spec(module) is None]
+        state = "[yellow]not installed[/]" if absent else "[green]ok[/]"
+        detail = f"{purpose}; without {', '.join(absent)}; {install(extra)}" if absent else purpose
+        table.add_row(f"extra {extra}", state, escape(detail))
     table.add_row("devices", *_devices())
     screen.print(table)
     return 0 if healthy else 1

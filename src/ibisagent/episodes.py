@@ -50,8 +50,9 @@ PictureStore = Literal["embed", "folder", "none"]
 # --- writing ----------------------------------------------------------------------------------
 
 
-def write_episodes(path: Path, episodes: Iterable[Episode], pictures: PictureStore = "embed") -> int:
+def write_episodes(path: str | Path, episodes: Iterable[Episode], pictures: PictureStore = "embed") -> int:
     """Write episodes to `path` (replaced as a whole); returns how many."""
+    path = Path(path)
     temporary = path.with_name(path.name + ".part")
     count = 0
     try:
@@ -177,15 +178,27 @@ def _png(picture: Picture) -> bytes:
 
 # --- reading ----------------------------------------------------------------------------------
 
+# schemas that are met where an episode is expected: what they are, and what to do
+_OTHERS = {
+    SCHEMA.partition("/")[0]: ("", "read it with the version that wrote it"),
+    "ibisagent.sample": (
+        ", a case of `evaluate` without its picture",
+        "open report.html beside it, or give its folder to `compare` or `human-clicks`",
+    ),
+    "ibisagent.vqa": (", an answer of `vqa`", "its scores are in summary.json beside it"),
+    "ibisagent.clicks": (", a case of `clicks`", "its figures are in summary.json beside it"),
+}
+
 Resolver = Callable[[str], Picture | None]
 _T = TypeVar("_T")
 
 
-def read_episodes(path: Path, resolve: Resolver | None = None) -> Iterator[Episode]:
+def read_episodes(path: str | Path, resolve: Resolver | None = None) -> Iterator[Episode]:
     """Read a log line by line. Raises EpisodeFormatError naming the line and the rule broken.
 
     `resolve` maps a picture's SHA-256 to the picture, for logs written with pictures="none".
     """
+    path = Path(path)
     try:
         file = path.open(encoding="utf-8")
     except OSError as error:
@@ -231,12 +244,10 @@ def from_record(record: Any, folder: Path | None = None, resolve: Resolver | Non
     """The episode of one JSON object. Raises EpisodeFormatError for what does not hold."""
     if not isinstance(record, dict):
         raise EpisodeFormatError("an episode is a JSON object", type(record).__name__)
-    if record.get("schema") != SCHEMA:
-        raise EpisodeFormatError(
-            f"this version reads {SCHEMA}",
-            repr(record.get("schema")),
-            "read it with the version that wrote it",
-        )
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        what, fix = _OTHERS.get(str(schema).partition("/")[0], ("", "see which command wrote the file"))
+        raise EpisodeFormatError(f"an episode log holds {SCHEMA}", f"{schema!r}{what}", fix)
     try:
         return _episode(record, folder, resolve)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:

@@ -48,3 +48,8 @@ class PolicyError(IbisError):
 
 class MissingExtraError(IbisError, ImportError):
     """An optional dependency is absent; the fix names the extra to install."""
+
+
+def install(extra: str) -> str:
+    """The fix for a missing extra. The package is on no index, so it is installed from its checkout."""
+    return f"in a checkout of ibisagent: pip install '.[{extra}]'"

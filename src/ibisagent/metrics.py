@@ -20,7 +20,6 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from ibisagent.errors import InputError
-from ibisagent.render import resize_mask
 from ibisagent.types import Mask
 
 Empty = Literal["one", "zero", "skip"]
@@ -73,24 +72,6 @@ def iou(truth: Mask, predicted: Mask, empty: Empty = "one") -> float | None:
 def dice(truth: Mask, predicted: Mask, empty: Empty = "one") -> float | None:
     """Dice coefficient (DSC, F1 over pixels) of one pair; see `Overlap.dice`."""
     return overlap(truth, predicted).dice(empty)
-
-
-def fit_prediction(
-    predicted: Mask, shape: tuple[int, int], resize: Literal["refuse", "nearest"] = "refuse"
-) -> Mask:
-    """A prediction on the truth's grid `shape` (H, W); the truth is never resized.
-
-    Raises InputError where the sizes differ and the policy is "refuse".
-    """
-    if predicted.shape == shape:
-        return predicted
-    if resize == "refuse":
-        raise InputError(
-            "a prediction has the size of the true mask",
-            f"{predicted.shape} for {shape}",
-            "make it at that size, or name the policy resize=nearest",
-        )
-    return resize_mask(predicted, *shape)
 
 
 def _both_empty(empty: Empty) -> float | None:
@@ -170,11 +151,6 @@ class ObjectCounts:
     false_positives: int
     false_negatives: int
 
-    def f1(self, empty: Empty = "one") -> float | None:
-        """2 TP / (2 TP + FP + FN); where no mask holds an object, what `empty` says."""
-        counts = (self.true_positives, self.false_positives, self.false_negatives)
-        return float(f1_score(*counts)) if any(counts) else _both_empty(empty)
-
 
 def match_objects(truth: Mask, predicted: Mask, threshold: float = OBJECT_IOU) -> ObjectCounts:
     """Match the connected components (8-connected, HxW) of both masks one to one.
@@ -233,12 +209,6 @@ def mcc(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> Floats:
 
 
 # --- lists of cases ---------------------------------------------------------------------------
-
-
-def precision_at(ious: ArrayLike, threshold: float) -> float:
-    """Share of cases with IoU >= `threshold` (Precision@t of referring segmentation)."""
-    values = np.asarray(ious, float)
-    return float(ratio(np.count_nonzero(values >= threshold), values.size))
 
 
 def number_of_clicks(ious: Sequence[float], goal: float, limit: int = CLICK_LIMIT) -> tuple[int, bool]:

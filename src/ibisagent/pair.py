@@ -13,20 +13,56 @@ from ibisagent.errors import InputError
 
 if TYPE_CHECKING:
     from ibisagent.agent import Agent
+    from ibisagent.policies import PolicyOptions
     from ibisagent.types import Mask
-
 
 STARTS = ("auto", "none", "proposal")  # every other --start is a mask file
 
 
 @dataclass(frozen=True)
-class PairOptions:
-    """Policy, tool and how they run together."""
+class PolicyFlags:
+    """A policy and how it writes."""
 
     policy: str = "embedded"
-    """embedded, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE or human"""
+    """embedded, embedded:PATH, qwen:PATH_OR_ID, chat:MODEL@URL, scripted:RULE, scripted:@FILE or human"""
+    adapter: str | None = None
+    """a LoRA adapter on top of a qwen policy"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16"""
+    temperature: float = 0.0
+    """of the policy; 0 is greedy"""
+    max_new_tokens: int | None = None
+    """of one policy text; by default 512 for qwen and 1024 for chat"""
+    allow_upload: bool = False
+    """let a chat policy send pictures to another machine"""
+    seed: int = 0
+    """of everything that is drawn at random"""
+
+    def policy_options(self) -> PolicyOptions:
+        """What the policy is loaded with besides its spec. Raises InputError."""
+        from ibisagent.policies import PolicyOptions
+
+        if not 0 <= self.temperature < math.inf:
+            raise InputError("--temperature is 0 or more", self.temperature)
+        return PolicyOptions(
+            adapter=self.adapter,
+            device=self.device,
+            dtype=self.dtype,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            allow_upload=self.allow_upload,
+        )
+
+
+@dataclass(frozen=True)
+class PairOptions(PolicyFlags):
+    """Policy, tool and how they run together."""
+
     tool: str = "embedded"
-    """embedded, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID or medsam:PATH_OR_ID"""
+    """embedded, embedded:PATH, classical, sam2:PATH_OR_ID[@512|@1024], medsam2:PATH, sam:PATH_OR_ID or
+    medsam:PATH_OR_ID"""
     start: str = "auto"
     """none, proposal, or a mask file to begin from; auto: a proposal where the tool takes text"""
     max_turns: int = 20
@@ -45,20 +81,6 @@ class PairOptions:
     """how the mask is painted"""
     time_limit: float | None = None
     """seconds for one episode"""
-    seed: int = 0
-    """of everything that is drawn at random"""
-    adapter: str | None = None
-    """a LoRA adapter on top of a qwen policy"""
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    dtype: str = "auto"
-    """auto, float32 or bfloat16"""
-    temperature: float = 0.0
-    """of the policy; 0 is greedy"""
-    max_new_tokens: int | None = None
-    """of one policy text; by default 512 for qwen and 1024 for chat"""
-    allow_upload: bool = False
-    """let a chat policy send pictures to another machine"""
     point_to_box: float | None = None
     """let a tool that takes only boxes answer clicks with a box of so many percent of the sides"""
 
@@ -69,11 +91,8 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
     `truths` (true masks by sample id) is for scripted rules that need them.
     """
     from ibisagent.agent import Agent
-    from ibisagent.policies import PolicyOptions
-    from ibisagent.types import BASE_VERBS, Verb
+    from ibisagent.types import Verb
 
-    if not 0 <= options.temperature < math.inf:
-        raise InputError("--temperature is 0 or more", options.temperature)
     settings: dict[str, Any] = {
         "max_turns": options.max_turns,
         "retries": options.retries,
@@ -90,7 +109,7 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
         unknown = [name for name in options.verbs if name.lower() not in names]
         if unknown:
             raise InputError("--verbs holds undo or box", ", ".join(unknown))
-        settings["verbs"] = BASE_VERBS | {names[name.lower()] for name in options.verbs}
+        settings["verbs"] = {names[name.lower()] for name in options.verbs}
     if options.system_prompt is not None:
         try:
             settings["system"] = options.system_prompt.read_text(encoding="utf-8")
@@ -99,15 +118,7 @@ def load_pair(options: PairOptions, truths: dict[str, Mask] | None = None) -> Ag
     return Agent.load(
         options.policy,
         options.tool,
-        options=PolicyOptions(
-            adapter=options.adapter,
-            device=options.device,
-            dtype=options.dtype,
-            temperature=options.temperature,
-            max_new_tokens=options.max_new_tokens,
-            allow_upload=options.allow_upload,
-            verbs=settings.get("verbs"),
-        ),
+        options=options.policy_options(),
         point_to_box=options.point_to_box,
         truths=truths,
         **settings,

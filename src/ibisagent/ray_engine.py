@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibisagent.errors import IbisError, InputError, MissingExtraError
+from ibisagent.errors import IbisError, InputError, MissingExtraError, install
 
 if TYPE_CHECKING:
     from ibisagent.evaluation.cases import Task
@@ -33,7 +33,7 @@ def check_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError:
-        raise MissingExtraError("--engine ray needs Ray", None, "pip install 'ibisagent[ray]'") from None
+        raise MissingExtraError("--engine ray needs Ray", None, install("ray")) from None
 
 
 def write_shards(job: Job, pending: Sequence[int], out: Path, tick: Tick, workers: int) -> None:

@@ -47,7 +47,7 @@ class Settings:
             (
                 "time_limit is a number of seconds above 0",
                 limit,
-                limit is None or (isinstance(limit, int | float) and 0 <= limit < math.inf),
+                limit is None or (isinstance(limit, int | float) and 0 < limit < math.inf),
             ),
         ]
         for rule, value, holds in rules:

@@ -12,7 +12,6 @@ from ibisagent.evaluation.baselines_table import Baselines, baselines
 from ibisagent.evaluation.best_of import Candidate, _agreements, chosen, read_candidates
 from ibisagent.evaluation.samples import read_lines, read_scores
 from ibisagent.masks import decode_rle, encode_rle, iou
-from ibisagent.metrics import calibration_columns, calibration_error
 from ibisagent.pair import PairOptions
 
 
@@ -50,9 +49,14 @@ def test_the_table_names_every_rule_and_how_agreement_is_calibrated(command: Bas
     assert "best of 3 by agreement" in rows
     found = [c for cases in read_candidates([command.out / f"sampled-{k}" for k in (1, 2, 3)]).values()
              for c in cases]  # fmt: skip
-    columns = calibration_columns([c.agreement for c in found], [c.score.iou() for c in found])
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for candidate in found:
+        place = next(k for k in range(10) if k == 9 or candidate.agreement < (k + 1) / 10)
+        bins.setdefault(place, []).append((candidate.agreement, candidate.score.iou()))
+    gaps = [abs(sum(said for said, _ in own) - sum(true for _, true in own)) for own in bins.values()]
     ece = table["agreement"]["ECE of the agreement"]
-    assert ece["value"] == pytest.approx(float(calibration_error(columns.sum(0)))) and ece["n"] == 9
+    assert ece["n"] == 9 == sum(map(len, bins.values())) and len(bins) > 1 and sum(gaps) > 0.05
+    assert ece["value"] == pytest.approx(sum(gaps) / 9, abs=1e-9)
 
 
 def test_ties_missing_scores_and_missing_masks() -> None:

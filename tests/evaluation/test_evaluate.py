@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from small_sets import SECRET, make_sets
 
 from ibisagent.datasets.cases import ReadOptions, samples_of
 from ibisagent.datasets.detect import open_dataset
 from ibisagent.episodes import from_record
 from ibisagent.errors import IbisError, InputError
-from ibisagent.evaluation.evaluate import Evaluate, evaluate
+from ibisagent.evaluation.evaluate import Evaluate, evaluate, run
 from ibisagent.evaluation.samples import read_lines
+from ibisagent.evaluation.screen import show_unanswered
 from ibisagent.evaluation.summary import equal_part
 from ibisagent.masks import iou
 from ibisagent.pair import PairOptions
@@ -150,7 +154,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import ibisagent.tools.classical as classical, time
-from ibisagent.evaluation.evaluate import Evaluate, evaluate
+from ibisagent.evaluation.evaluate import Evaluate, evaluate, run
 from ibisagent.pair import PairOptions
 predict = classical.ClassicalTool.predict
 def slow(self, requests):
@@ -187,16 +191,25 @@ def test_a_killed_run_is_continued_to_an_equal_summary(command: Evaluate, tmp_pa
     assert lines_of(out) == lines_of(command.out)
 
 
-def test_a_picture_that_cannot_be_read_is_left_out_with_its_reason(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_is_left_out_with_its_reason_and_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = make_sets(tmp_path / "sets")
     broken = next((data / "Other" / "test").iterdir())
+    picture = broken.read_bytes()
     broken.write_bytes(b"no picture")
-    summary = evaluate(Evaluate(data, out=tmp_path / "run", pair=PAIR))
+    command = Evaluate(data, out=tmp_path / "run", pair=PAIR)
+    summary = evaluate(command)
     assert summary is not None
     lost = {"a": 2, "b": 1}[broken.name[0]]
     assert summary["cases"]["unreadable"] == lost
     metric = value(summary, "mean IoU")
     assert metric["n"] == 8 - lost and sum(metric["left_out"].values()) == lost
+    said = run(command), capsys.readouterr().err
+    assert said[0] == 3 and f"{lost} cases got no answer: " in said[1] and f"({lost}); the same" in said[1]
+    broken.write_bytes(picture)
+    assert run(command) == 0 and "got no answer" not in capsys.readouterr().err
+    assert summary_of(command)["cases"] == {"all": 8, "present": 8, "absent": 0, "unreadable": 0}
 
 
 def test_per_set_draws_the_same_cases_everywhere(data: Path, tmp_path: Path) -> None:
@@ -254,18 +267,20 @@ def test_any_format_can_be_measured(tmp_path: Path, data: Path) -> None:
 
 @dataclass
 class _Down:
-    """A policy behind a connection that is down while `file` is there, from the third text on."""
+    """A policy behind a connection that is down while `file` is there, from one text to another."""
 
     file: Path
+    first: int = 3
+    last: int = 1000
 
     def __call__(self, policy: Policy, truths: dict[str, Mask]) -> Policy:
-        down, texts = self.file, 0
+        down, first, last, texts = self.file, self.first, self.last, 0
 
         class Behind(type(policy)):  # type: ignore[misc]
             def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
                 nonlocal texts
                 texts += len(observations)
-                if down.exists() and texts > 2:
+                if down.exists() and first <= texts <= last:
                     return [PolicyReply(error="the endpoint must be reachable") for _ in observations]
                 replies: list[PolicyReply] = super().act(observations)
                 return replies
@@ -290,6 +305,51 @@ def test_an_endpoint_that_goes_down_stops_the_run_and_loses_nothing(
     summary = evaluate(run, wrap=_Down(down))
     assert summary is not None and "policy_error" not in summary["statuses"]
     assert summary["cases"]["all"] == 10 and list(read_lines(run.out))[:2] == kept
+
+
+def test_a_short_outage_is_asked_again_to_an_equal_run(
+    command: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A few texts of each share fail: within an episode whose mask then stands, and before any mask."""
+    down = tmp_path / "down"
+    wrap = _Down(down, 5, 8)
+    down.touch()
+    short = replace(command, out=tmp_path / "run", batch_size=1, shard="1/2")
+    assert evaluate(short, wrap=wrap) is None, "the other share is missing"
+    other = replace(short, shard="2/2")
+    summary = evaluate(other, wrap=wrap)
+    assert summary is not None
+    failed = [line for line in read_lines(short.out) if line["status"] == "policy_error"]
+    lost = {line["case"] for line in failed}
+    assert {line["outcome"] for line in failed} == {"segmented", "none"}
+    assert summary["statuses"]["policy_error"] == len(lost) >= 3
+    kept = {case: line for case, line in lines_of(short.out).items() if case not in lost}
+    screen = Console(file=(said := io.StringIO()), soft_wrap=True)
+    assert show_unanswered([short.out], screen) == 3
+    assert said.getvalue() == (
+        f"{len(lost)} cases got no answer: the endpoint must be reachable ({len(lost)}); "
+        "the same command asks them again\n"
+    )
+    down.unlink()
+    for part in (short, other):
+        summary = evaluate(part, wrap=wrap)
+    assert summary is not None and equal_part(summary) == equal_part(summary_of(command))
+    assert lines_of(short.out) == lines_of(command.out) and kept.items() <= lines_of(short.out).items()
+    assert show_unanswered([short.out], screen) == 0
+    before = {file: file.read_bytes() for file in short.out.glob("samples*")}
+    assert evaluate(replace(short, shard=None)) is not None
+    assert {file: file.read_bytes() for file in short.out.glob("samples*") if file.stat().st_size} == before
+
+
+def test_the_progress_line_says_the_mean_iou_of_the_table(command: Evaluate, tmp_path: Path) -> None:
+    said: dict[str, list[str]] = {}
+    first = replace(command, out=tmp_path / "run", shard="1/2")
+    for name, part in (("first", first), ("rest", replace(first, shard=None))):
+        screen = Console(file=(text := io.StringIO()), soft_wrap=True)
+        summary = evaluate(part, screen)
+        said[name] = re.findall(r"cases (\d+/\d+),.* mean IoU (\S+)", text.getvalue())
+    assert summary is not None
+    assert said["rest"] == [("10/10", f"{value(summary, 'mean IoU')['value']:.3f}")]
 
 
 def test_an_endpoint_that_was_never_there_is_no_result(data: Path, tmp_path: Path) -> None:

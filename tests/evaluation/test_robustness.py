@@ -73,6 +73,12 @@ def test_tools_are_swapped_under_each_policy(data: Path, tmp_path: Path) -> None
     assert "secret" not in json.dumps(table["left_out"])
     assert table["start"] == "none" and table["rows"][0]["reference"] is None
     assert table["rows"][1]["reference"] == names[0] and "mean IoU" in table["rows"][1]["minus_reference"]
+    sizes = ("sam2:/nowhere/secret.pt@512", "sam2:/nowhere/secret.pt@1024", "medsam:a", "medsam:b")
+    left_out = tool_swap(replace(command, tools=(*command.tools, *sizes)))["left_out"]
+    assert set(left_out) == {
+        f"scripted:image-centre with {name}"
+        for name in ("sam2@512", "sam2@1024", "medsam no. 1", "medsam no. 2")
+    }
     starts = {
         json.loads(file.read_text())["pair"]["settings"]["start"] for file in tmp_path.glob("*/run.json")
     }

@@ -4,17 +4,18 @@ import json
 import math
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ibisagent.cli import main
 from ibisagent.errors import InputError
 from ibisagent.evaluation.vqa import LAYOUTS, answer_of, score_answer
 from ibisagent.evaluation.vqa_run import Vqa, answer_all
-from ibisagent.pair import PairOptions
+from ibisagent.pair import PairOptions, PolicyFlags
 
 E = math.exp
 # expected, given, closed, exact match, closed accuracy, token F1, recall, BLEU-1
@@ -118,7 +119,7 @@ def test_scores_equal_those_by_hand(layout: str, tmp_path: Path) -> None:
     replies = tmp_path / "replies.txt"
     replies.write_text("".join(f"<think> Hm. </think> <answer> {given} </answer>\n" for _, given, *_ in HAND))
     command = Vqa(
-        tmp_path / "data", layout, out=tmp_path / "out", pair=PairOptions(policy=f"scripted:@{replies}")
+        tmp_path / "data", layout, out=tmp_path / "out", flags=PolicyFlags(policy=f"scripted:@{replies}")
     )  # type: ignore[arg-type]
     summary = answer_all(command)
     records = [json.loads(line) for line in (tmp_path / "out" / "samples-vqa.jsonl").read_text().splitlines()]
@@ -178,6 +179,52 @@ def test_only_language_models_are_asked(tmp_path: Path) -> None:
         answer_all(command)
     with pytest.raises(InputError, match="something to answer"):
         answer_all(replace(command, language="fr"))
+
+
+def test_a_missing_picture_is_an_error_of_its_question_and_asked_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every question is answered "yes"; the picture of question 3 comes back only for the second call."""
+    data, out, replies = tmp_path / "data", tmp_path / "out", tmp_path / "replies.txt"
+    data.mkdir()
+    write_slake(data)
+    picture = data / "imgs/xmlab3/source.jpg"
+    picture.rename(tmp_path / "away.jpg")
+    replies.write_text("<answer> yes </answer>\n" * 40)
+    words = ["vqa", str(data), "--layout", "slake", "--out", str(out), "--policy", f"scripted:@{replies}"]
+    assert main(words) == 3
+    said = capsys.readouterr().err
+    assert "1 questions got no answer: The picture must exist (1); the same command asks them again" in said
+    file = out / "samples-vqa.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["question"] for line in lines if line["error"] is not None] == ["3"] and len(lines) == 40
+    assert lines[3]["scores"]["token_f1"] == 0.0 and "xmlab3" not in file.read_text()
+    assert json.loads((out / "summary.json").read_text())["failed"] == 1
+    (tmp_path / "away.jpg").rename(picture)
+    assert main(words) == 0 and "no answer" not in capsys.readouterr().err
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+    assert again[:40] == lines and [line["question"] for line in again[40:]] == ["3"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["failed"] == 0 and summary["questions"] == 40
+    right = sum(expected.lower() == "yes" for expected, *_ in HAND)
+    exact = {metric["name"]: metric for metric in summary["metrics"]}["all questions: exact match"]
+    assert exact["value"] == pytest.approx(right / 40) and exact["n"] == 40
+
+
+def test_only_options_that_are_used_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = {one.name for one in fields(PairOptions)} - {one.name for one in fields(PolicyFlags)}
+    assert loop == {
+        "tool", "start", "max_turns", "history", "select", "verbs", "retries", "system_prompt", "style",
+        "time_limit", "point_to_box",
+    }  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(["vqa", "--help"])
+    shown = capsys.readouterr().out
+    assert "--max-new-tokens" in shown and "--adapter" in shown
+    for name in loop:
+        assert f"--{name.replace('_', '-')} " not in shown, name
+    with pytest.raises(InputError, match="--temperature is 0 or more"):
+        PolicyFlags(temperature=-1.0).policy_options()
 
 
 def test_the_answer_is_taken_out_of_the_text() -> None:

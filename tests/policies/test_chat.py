@@ -552,5 +552,5 @@ def test_without_httpx(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "httpx" else find(name, *rest)
     )
-    with pytest.raises(MissingExtraError, match=r"ibisagent\[chat\]"):
+    with pytest.raises(MissingExtraError, match=r"checkout of ibisagent: pip install '\.\[chat\]'"):
         ChatPolicy.load("m@http://127.0.0.1/v1")

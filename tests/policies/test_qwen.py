@@ -441,8 +441,8 @@ def test_bfloat16_loads_and_writes(folder):
     ("options", "said"),
     [
         ({"device": "cuda"}, "the device asked for must be here; got cuda"),
-        ({"device": "abacus"}, "device is auto, cpu, cuda or mps"),
-        ({"dtype": "int4"}, "dtype is auto or one of float32"),
+        ({"device": "abacus"}, "the device is auto, cpu, cuda, cuda:N or mps"),
+        ({"dtype": "int4"}, "the dtype is auto, float32, bfloat16 or float16"),
         ({"temperature": -1.0}, "temperature is 0"),
         ({"top_p": 0.0}, "top_p lies in"),
         ({"batch_size": 0}, "batch_size is at least 1"),
@@ -587,5 +587,5 @@ def test_an_adapter_without_peft(folder, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else find(name, *rest)
     )
-    with pytest.raises(MissingExtraError, match=r"ibisagent\[lora\]"):
+    with pytest.raises(MissingExtraError, match=r"checkout of ibisagent: pip install '\.\[lora\]'"):
         load(folder, adapter="anything")

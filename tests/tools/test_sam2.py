@@ -13,7 +13,7 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from ibisagent.actions import click_at, coordinate_from_pixel
 from ibisagent.errors import InputError, ToolError
-from ibisagent.tools import sam2_convert, sam_weights
+from ibisagent.tools import sam2_convert
 from ibisagent.tools.sam2 import Sam2Tool, load_sam2
 from ibisagent.types import Box, Click, Picture, Tool, ToolReply, ToolRequest
 
@@ -295,18 +295,15 @@ def test_sizes_devices_and_dtypes_that_are_not_there_are_refused(checkpoint, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for size, device, dtype, message in (
-        (768, "cpu", None, "@512 or @1024"),
-        (512, "cuda", None, "use --device auto"),
-        (512, "cuda:1", None, "use --device auto"),
-        (512, "mps", None, "use --device auto"),
-        (512, "tpu", None, "auto, cpu, cuda"),
-        (512, "cpu", "int8", "float32 or bfloat16"),
+        (768, "cpu", "auto", "@512 or @1024"),
+        (512, "cuda", "auto", "write --device auto"),
+        (512, "cuda:1", "auto", "write --device auto"),
+        (512, "mps", "auto", "write --device auto"),
+        (512, "tpu", "auto", "auto, cpu, cuda"),
+        (512, "cpu", "int8", "float32, bfloat16 or float16"),
     ):
         with pytest.raises(InputError, match=message):
             load_sam2(checkpoint, size, device, dtype)
-    assert sam_weights.choose_device("auto") == torch.device("cpu")
-    assert sam_weights.choose_dtype(None, torch.device("cpu")) == torch.float32
-    assert sam_weights.choose_dtype(None, torch.device("cuda")) == torch.bfloat16
 
 
 # --- batches, cache, failures -----------------------------------------------------------------
@@ -411,9 +408,10 @@ def test_a_start_mask_is_heard_until_there_are_logits(tool):
     assert same(tool.predict([with_both])[0], tool.predict([with_logits])[0])
 
 
-def test_bfloat16_touches_the_encoder_only(checkpoint, tool):
-    half = load_sam2(checkpoint, 512, "cpu", "bfloat16")
-    assert half.fingerprint()["dtype"] == "bfloat16"
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_touches_the_encoder_only(checkpoint, tool, dtype):
+    half = load_sam2(checkpoint, 512, "cpu", dtype)
+    assert half.fingerprint()["dtype"] == dtype
     assert half.fingerprint()["weights"] == tool.fingerprint()["weights"]
     request = ToolRequest(small("a"), POINT)
     ours, exact = half.predict([request])[0], tool.predict([request])[0]

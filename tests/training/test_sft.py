@@ -101,7 +101,7 @@ def test_data_of_other_prompts_warns_loudly(trajectories, tmp_path) -> None:
 def test_what_is_not_installed_is_named_with_its_extra(trajectories, tmp_path, monkeypatch) -> None:
     logged = Optimisation(log_with="tensorboard")
     monkeypatch.setattr(optimiser.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install '\.\[train\]' in a checkout"):
+    with pytest.raises(MissingExtraError, match=r"checkout of ibisagent: pip install '\.\[train\]'"):
         train(sft(trajectories, tmp_path / "a", optimisation=logged))
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingExtraError, match="training needs accelerate"):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ibisagent.datasets.cases import Case, DataSet, ReadOptions, Target, case_key, read_label
 from ibisagent.datasets.folders import SPLITS, taught_labels
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture
 
@@ -125,7 +125,7 @@ def _tables(path: Path) -> dict[str, Any]:
         raise MissingExtraError(
             "reading Hugging Face data sets needs the package datasets",
             None,
-            "install it with: pip install 'ibisagent[data]'",
+            install("data"),
         ) from None
     if path.is_file():
         loaded = DatasetDict({"train": Dataset.from_parquet(str(path))})

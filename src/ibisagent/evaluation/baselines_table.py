@@ -30,7 +30,8 @@ class Baselines(Evaluate):
 
 
 def run(command: Baselines) -> int:
-    """Run what is not done yet and print the table. Returns the exit code, 0."""
+    """Run what is not done yet and print the table. Returns the exit code: 3 where cases got no answer."""
+    from ibisagent.evaluation.screen import show_unanswered
     from ibisagent.progress import open_screen
 
     screen = open_screen()
@@ -43,7 +44,7 @@ def run(command: Baselines) -> int:
     for name, reason in table["left_out"].items():
         screen.print(f"left out: {name}, {reason}")
     print(f"table: {command.out / 'baselines.json'}")
-    return 0
+    return show_unanswered((command.out / row["folder"] for row in table["rows"]), screen)
 
 
 def baselines(command: Baselines, screen: Console | None = None) -> dict[str, Any]:

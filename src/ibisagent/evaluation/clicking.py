@@ -95,8 +95,8 @@ def click_cases(
 ) -> Iterator[Clicked]:
     """IoU after each of at most `clicks` clicks, for every sample whose target is there, in order.
 
-    `simulator` None is METHOD's rule. `start` "proposal" begins from what the tool makes of the
-    instruction alone; then, and with `named`, the tool hears the instruction with every click.
+    `simulator` None is the rule of METHOD section 5. `start` "proposal" begins from what the tool makes
+    of the instruction alone; then, and with `named`, the tool hears the instruction with every click.
     Draws depend on (seed, sample id, click) alone. Asserts that samples have their true masks.
     """
     simulator = simulator or ClickSimulator()

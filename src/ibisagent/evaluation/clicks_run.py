@@ -61,9 +61,9 @@ class Clicks(Reading):
     seed: int = 0
     """of the simulators that draw"""
     device: str = "auto"
-    """auto, cpu, cuda or mps"""
+    """auto, cpu, cuda, cuda:N or mps"""
     dtype: str = "auto"
-    """auto, float32 or bfloat16"""
+    """auto, float32, bfloat16 or float16"""
     point_to_box: float | None = None
     """let a tool that takes only boxes answer clicks with a box of so many percent of the sides"""
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ibisagent.evaluation.cases import Plan, Task
+    from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.perturb import Perturbation
+    from ibisagent.evaluation.scoring import CaseScore
     from ibisagent.evaluation.workers import Done, Mark, Work, Wrap
 
 _MOST_UNANSWERED = 20  # cases in a row that policy or tool do not answer at all
@@ -74,10 +76,12 @@ class Evaluate(Reading):
 
 
 def run(command: Evaluate) -> int:
-    """Run what is not done yet, then write summary and report. Returns the exit code, 0.
+    """Run what is not done yet, then write summary and report.
 
+    Returns the exit code: 0, or 3 where cases got no answer; the same command asks these again.
     Raises InputError for options or data that cannot be used, or a folder of another run.
     """
+    from ibisagent.evaluation.screen import show_unanswered
     from ibisagent.progress import open_screen
 
     if command.reproduce is not None:
@@ -93,7 +97,7 @@ def run(command: Evaluate) -> int:
         for name in ("samples.jsonl", "summary.json", "report.html"):
             if (command.out / name).exists():
                 print(f"{name.partition('.')[0]}: {command.out / name}")
-    return 0
+    return show_unanswered([command.out], screen)
 
 
 def evaluate(
@@ -104,7 +108,7 @@ def evaluate(
     `wrap` puts a baseline around the policy (module-level, since worker processes load it).
     """
     from ibisagent.evaluation.cases import shard
-    from ibisagent.evaluation.samples import claim, mend, read_lines, samples_file
+    from ibisagent.evaluation.samples import claim, mend, read_answered, samples_file
     from ibisagent.evaluation.workers import Work
     from ibisagent.fingerprint import list_id
 
@@ -138,11 +142,11 @@ def evaluate(
     claim(command.out, "data", facts)
     file = samples_file(command.out, share)
     mend(file)
-    done = {record["case"] for record in read_lines(command.out)}
-    waiting = _waiting(tasks if share is None else shard(tasks, *share), done)
+    done = read_answered(command.out)
+    waiting = _waiting(tasks if share is None else shard(tasks, *share), {score.case for score in done})
     began = time.perf_counter()
     work = Work(command.pair, planned.options, command.batch_size, wrap, change)
-    _finish(command, waiting, file, len(done & set(cases)), screen, work)
+    _finish(command, waiting, file, done, screen, work)
     seconds = time.perf_counter() - began
     count = sum(len(task.targets) for task in waiting)
     return _write_summary(command, cases, planned, change, (count, seconds), screen)
@@ -211,11 +215,12 @@ def _finish(
     command: Evaluate,
     waiting: Sequence[Task],
     file: Path,
-    done: int,
+    done: Sequence[CaseScore],
     screen: Console | None,
     work: Work,
 ) -> None:
     """Run the waiting cases and write each line as it comes. The pair is checked in any case."""
+    from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.samples import claim
     from ibisagent.evaluation.workers import Mark, run_here, run_processes
 
@@ -231,10 +236,10 @@ def _finish(
     most = _MOST_UNANSWERED if done else min(count, _MOST_UNANSWERED)
     held: list[str] = []
     with file.open("ab", buffering=0) as lines:
-        for message in _shown(messages, count, done, screen):
+        for message in _shown(messages, count, done, screen, Policies(command.empty, command.missing)):
             if isinstance(message, Mark):
                 claim(command.out, "pair", message.facts)
-            elif message.unanswered is None:
+            elif message.silent is None:
                 lines.write("".join([*held, message.line]).encode())
                 held.clear()
             else:
@@ -242,27 +247,37 @@ def _finish(
                 if len(held) == most:
                     raise IbisError(
                         "policy and tool answer",
-                        f"{most} cases in a row without an answer, the last one: {message.unanswered}",
+                        f"{most} cases in a row without an answer, the last one: {message.silent}",
                         "mend what that says and run the same command: these cases are then run again",
                     )
         lines.write("".join(held).encode())
 
 
 def _shown(
-    messages: Iterator[Mark | Done], count: int, done: int, screen: Console | None
+    messages: Iterator[Mark | Done],
+    count: int,
+    done: Sequence[CaseScore],
+    screen: Console | None,
+    policies: Policies,
 ) -> Iterator[Mark | Done]:
-    """The messages, with progress: done, time left, rate, mean IoU of what came in so far."""
+    """The messages, with progress: done, time left, rate, and the table's mean IoU of what is there."""
+    from ibisagent.evaluation.collector import Collector
     from ibisagent.evaluation.workers import Done
     from ibisagent.progress import Progress
 
-    ious: list[float] = []
+    def counted(cases: Sequence[CaseScore]) -> list[float]:
+        found = Collector(cases, policies)
+        pairs = zip(found.overlaps("iou"), found.reasons, strict=True)
+        return [value for value, reason in pairs if value is not None and not reason]
+
+    ious = counted(done)
     finished, began = 0, time.perf_counter()
-    with Progress(screen, "cases", done + count, done) as shown:
+    with Progress(screen, "cases", len(done) + count, len(done)) as shown:
         for message in messages:
             yield message
             if isinstance(message, Done):
                 finished += 1
-                ious += [message.iou] if message.iou is not None else []
+                ious += counted([message.score])
                 mean = f", mean IoU {sum(ious) / len(ious):.3f}" if ious else ""
                 shown.advance(f"{finished / (time.perf_counter() - began):.2f}/s{mean}")
 

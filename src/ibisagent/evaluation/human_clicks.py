@@ -95,24 +95,35 @@ def read_clicks(log: Path) -> Iterator[RecordedClick]:
     Raises EpisodeFormatError, naming file and line, for what is no episode, and for episodes that
     hold clicks but no true mask.
     """
-    files = sorted(log.glob("samples*.jsonl")) if log.is_dir() else [log]
-    if not files:
-        raise InputError("a result folder holds samples.jsonl", "none there", "name an episode log")
-    for file in files:
+    for where, record in _recorded_cases(log) if log.is_dir() else _recorded_lines(log):
         try:
-            lines = file.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EpisodeFormatError("an episode log is a readable file", type(error).__name__) from None
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"line {number} of {file.name}"
+            yield from _episode_clicks(record, where)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, EpisodeFormatError):
+                raise
+            raise EpisodeFormatError("every line is one episode", where) from None
+
+
+def _recorded_cases(folder: Path) -> Iterator[tuple[str, Any]]:
+    from ibisagent.evaluation.samples import read_lines
+
+    if not any(folder.glob("samples*.jsonl")):
+        raise InputError("a result folder holds samples.jsonl", "none there", "name an episode log")
+    for record in read_lines(folder):
+        yield f"case {record['case']}", record
+
+
+def _recorded_lines(log: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        lines = log.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EpisodeFormatError("an episode log is a readable file", type(error).__name__) from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"line {number} of {log.name}"
             try:
-                record = json.loads(line)
-                yield from _episode_clicks(record, where)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if isinstance(error, EpisodeFormatError):
-                    raise
+                yield where, json.loads(line)
+            except ValueError:
                 raise EpisodeFormatError("every line is one episode", where) from None
 
 

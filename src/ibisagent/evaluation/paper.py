@@ -91,7 +91,11 @@ BENCHMARKS = (
 
 
 def run(command: Evaluate) -> int:
-    """Measure the benchmarks that lie below DATA, else DATA itself, and print the table; returns 0."""
+    """Measure the benchmarks that lie below DATA, else DATA itself, and print the table.
+
+    Returns the exit code: 3 where cases got no answer, else 0.
+    """
+    from ibisagent.evaluation.screen import show_unanswered
     from ibisagent.progress import open_screen
 
     screen = open_screen()
@@ -100,7 +104,7 @@ def run(command: Evaluate) -> int:
     write_json(command.out / "reproduction.json", record)
     _show(record, screen)
     print(f"reproduction: {command.out / 'reproduction.json'}")
-    return 0
+    return show_unanswered((run.parent for run in sorted(command.out.glob("*/run.json"))), screen)
 
 
 def reproduce(command: Evaluate, screen: Console | None = None) -> dict[str, Any]:

@@ -31,14 +31,15 @@ class Robustness(Evaluate):
 
 
 def run(command: Robustness) -> int:
-    """Run what is not done yet and print the table. Returns the exit code, 0."""
+    """Run what is not done yet and print the table. Returns the exit code: 3 where cases got no answer."""
+    from ibisagent.evaluation.screen import show_unanswered
     from ibisagent.progress import open_screen
 
     screen = open_screen()
     table = robustness(command, screen)
     show(table["rows"], screen, f"strength {command.strength:g}", SHOWN)
     print(f"table: {command.out / 'robustness.json'}")
-    return 0
+    return show_unanswered((command.out / row["folder"] for row in table["rows"]), screen)
 
 
 def robustness(command: Robustness, screen: Console | None = None) -> dict[str, Any]:

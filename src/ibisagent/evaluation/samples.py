@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ibisagent.errors import EpisodeFormatError, InputError
-from ibisagent.evaluation.scoring import CaseScore, from_record
+from ibisagent.evaluation.scoring import CaseScore, from_record, unanswered
 from ibisagent.files import write_json
 from ibisagent.fingerprint import refuse_if_different
 
@@ -42,11 +42,14 @@ def mend(file: Path) -> None:
 
 
 def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every finished case of all sample files, each case once, file by file in order of names.
+    """Every case of all sample files, each once: its first answer, and after those all that have none.
 
-    Raises EpisodeFormatError naming file and line where one does not hold.
+    Files are read in order of names. Of several lines without an answer the last one counts: the same
+    command asks such cases again and adds a line. Raises EpisodeFormatError naming file and line where
+    one does not hold.
     """
-    seen: set[str] = set()
+    answered: set[Any] = set()
+    left: dict[Any, dict[str, Any]] = {}
     for file in sorted(folder.glob("samples*.jsonl")):
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -60,9 +63,15 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
                         f"line {number} of {file.name}",
                         "delete that line; the case is then run again",
                     ) from None
-                if record.get("case") not in seen:
-                    seen.add(record.get("case"))
+                case = record.get("case")
+                if case in answered:
+                    continue
+                if unanswered(record) is None:
+                    answered.add(case)
                     yield record
+                else:
+                    left[case] = record
+    yield from (record for case, record in left.items() if case not in answered)
 
 
 def read_scores(folder: Path) -> list[CaseScore]:
@@ -70,6 +79,11 @@ def read_scores(folder: Path) -> list[CaseScore]:
     if not any(folder.glob("samples*.jsonl")):
         raise InputError("a result folder holds samples.jsonl", "none there", "name the --out of a run")
     return [from_record(record) for record in read_lines(folder)]
+
+
+def read_answered(folder: Path) -> list[CaseScore]:
+    """The scores of the cases that need not be asked again; none where nothing has been run yet."""
+    return [from_record(record) for record in read_lines(folder) if unanswered(record) is None]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from ibisagent.actions import click_pixel
 from ibisagent.errors import EpisodeFormatError
 from ibisagent.masks import error_regions
 from ibisagent.metrics import OBJECT_IOU, Overlap, match_objects, overlap, surface_distances
-from ibisagent.types import Box, Click, Episode, Mask, Outcome, Sample, Verb
+from ibisagent.types import Box, Click, Episode, EpisodeStatus, Mask, Outcome, Sample, Verb
 
 SCHEMA = "ibisagent.sample/1"
 TOLERANCE = 2.0  # of NSD, in the unit of the surface distances
@@ -176,6 +177,22 @@ def from_record(record: dict[str, Any]) -> CaseScore:
         return CaseScore(**values)
     except (KeyError, TypeError) as error:
         raise EpisodeFormatError(f"a sample has every field of {SCHEMA}", str(error)) from None
+
+
+def unanswered(line: Mapping[str, Any]) -> str | None:
+    """Why a line of a sample file holds no answer, as one sentence; None where it holds one.
+
+    No answer: a picture that cannot be read, a policy or tool that failed, or an episode that was
+    ended from outside before anything stood. The same case may be answered when it is asked again.
+    """
+    if line.get("unreadable"):
+        return str(line["unreadable"])
+    status = line.get("status")
+    failed = status in (EpisodeStatus.POLICY_ERROR, EpisodeStatus.TOOL_ERROR)
+    ended = status in (EpisodeStatus.TIME_LIMIT, EpisodeStatus.CANCELLED)
+    if not failed and not (ended and line.get("outcome") == Outcome.NONE):
+        return None
+    return str(line["episode"]["result"]["message"] if line.get("episode") else status)
 
 
 def _names(sample: Sample, patient: str) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +51,36 @@ def show_turns(rows: Sequence[dict[str, Any]], screen: Console, most: int = 6) -
             cells.append(f"{value} ({span}) n {row[name]['n']}" if span else f"{value} n {row[name]['n']}")
         table.add_row(str(row["turn"]), str(row["cases"]), *cells)
     screen.print(table)
+
+
+def show_unanswered(folders: Iterable[Path], screen: Console) -> int:
+    """`say_unanswered` for the cases of result folders."""
+    from ibisagent.evaluation.samples import read_lines
+    from ibisagent.evaluation.scoring import unanswered
+
+    reasons = Counter(
+        reason
+        for folder in folders
+        for line in read_lines(folder)
+        if (reason := unanswered(line)) is not None
+    )
+    return say_unanswered(reasons, "cases", screen)
+
+
+def say_unanswered(reasons: Counter[str], what: str, screen: Console) -> int:
+    """Say how many of `what` got no answer, by reason.
+
+    Returns the exit code: 3 (no outcome, as of `segment`) where there are any, else 0.
+    """
+    if not reasons:
+        return 0
+    shown = [f"{reason} ({count})" for reason, count in reasons.most_common(3)]
+    more = ["other reasons"] if len(reasons) > 3 else []
+    screen.print(
+        f"[bold yellow]{reasons.total()} {what} got no answer:[/] "
+        f"{escape('; '.join([*shown, *more]))}; the same command asks them again"
+    )
+    return 3
 
 
 def figure(metric: dict[str, Any]) -> tuple[str, str]:

@@ -6,6 +6,8 @@ proposal, and pairs that begin differently would not differ by their tool alone.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,8 @@ class ToolSwap(Evaluate):
 
 
 def run(command: ToolSwap) -> int:
-    """Run what is not done yet and print the table. Returns the exit code, 0."""
+    """Run what is not done yet and print the table. Returns the exit code: 3 where cases got no answer."""
+    from ibisagent.evaluation.screen import show_unanswered
     from ibisagent.progress import open_screen
 
     screen = open_screen()
@@ -41,7 +44,7 @@ def run(command: ToolSwap) -> int:
     for name, reason in table["left_out"].items():
         screen.print(f"left out: {name}, {reason}")
     print(f"table: {command.out / 'tool-swap.json'}")
-    return 0
+    return show_unanswered((command.out / row["folder"] for row in table["rows"]), screen)
 
 
 def tool_swap(command: ToolSwap, screen: Console | None = None) -> dict[str, Any]:
@@ -60,12 +63,13 @@ def tool_swap(command: ToolSwap, screen: Console | None = None) -> dict[str, Any
     start = "none" if command.pair.start == "auto" else command.pair.start
     rows: list[Row] = []
     left_out: dict[str, str] = {}
-    for first, policy in enumerate(policies):
+    names = zip(_names(policies), policies, strict=True)
+    for first, (policy_name, policy) in enumerate(names):
         adapter = command.pair.adapter if policy == command.pair.policy else None
         reference = None
-        for second, tool in enumerate(tools):
+        for second, (tool_name, tool) in enumerate(zip(_names(tools), tools, strict=True)):
             pair = replace(command.pair, policy=policy, tool=tool, start=start, adapter=adapter)
-            name = f"{_kind(policy)} with {_kind(tool)}"
+            name = f"{policy_name} with {tool_name}"
             try:
                 load_pair(pair, {})
             except InputError as error:
@@ -80,6 +84,15 @@ def tool_swap(command: ToolSwap, screen: Console | None = None) -> dict[str, Any
     record = {"schema": SCHEMA, "start": start, "rows": table, "left_out": left_out}
     write_json(command.out / "tool-swap.json", record)
     return record
+
+
+def _names(specs: Sequence[str]) -> list[str]:
+    """What rows call each spec: its kind and size, and its number among those that share both."""
+    short = [_kind(spec) + (re.search(r"@(512|1024)$", spec) or [""])[0] for spec in specs]
+    return [
+        f"{name} no. {short[: index + 1].count(name)}" if short.count(name) > 1 else name
+        for index, name in enumerate(short)
+    ]
 
 
 def _kind(spec: str) -> str:

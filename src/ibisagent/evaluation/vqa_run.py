@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 
 from ibisagent.errors import InputError
 from ibisagent.files import out_folder, write_json
-from ibisagent.pair import PairOptions
+from ibisagent.pair import PolicyFlags
 
 if TYPE_CHECKING:
     from ibisagent.evaluation.vqa import Question
@@ -39,23 +40,29 @@ class Vqa:
     """folder for the answers; the same command continues a run that was stopped"""
     batch_size: int = 8
     """questions asked together"""
-    pair: Annotated[PairOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=PairOptions)
+    flags: Annotated[PolicyFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=PolicyFlags)
 
 
 def run(command: Vqa) -> int:
-    """Answer what is not answered yet, then print and write the scores. Returns the exit code, 0."""
+    """Answer what is not answered yet, then print and write the scores.
+
+    Returns the exit code: 0, or 3 where questions got no answer; the same command asks these again.
+    """
     from rich.table import Table
 
-    from ibisagent.evaluation.screen import figure
+    from ibisagent.evaluation.screen import figure, say_unanswered
     from ibisagent.progress import open_screen
+
+    screen = open_screen()
 
     summary = answer_all(command)
     table = Table("metric", "value", "95 % interval", "n")
     for metric in summary["metrics"]:
         table.add_row(metric["name"], *figure(metric), str(metric["n"]))
-    open_screen().print(table)
+    screen.print(table)
     print(f"answers: {command.out / ANSWERS}\nsummary: {command.out / 'summary.json'}")
-    return 0
+    errors = Counter(line["error"] for line in _lines(command.out / ANSWERS) if line["error"] is not None)
+    return say_unanswered(errors, "questions", screen)
 
 
 def answer_all(command: Vqa) -> dict[str, Any]:
@@ -78,13 +85,13 @@ def answer_all(command: Vqa) -> dict[str, Any]:
     claim(command.out, "pair", {"policy": policy.name, "fingerprint": _plain(policy.fingerprint())})
     file = command.out / ANSWERS
     mend(file)
-    done = {line["question"] for line in _lines(file)}
+    done = {line["question"] for line in _lines(file) if line["error"] is None}
     waiting = [question for question in questions if question.question_id not in done]
     with file.open("ab", buffering=0) as lines:
         for first in range(0, len(waiting), command.batch_size):
-            for record in _ask(policy, waiting[first : first + command.batch_size], command.pair.seed):
+            for record in _ask(policy, waiting[first : first + command.batch_size], command.flags.seed):
                 lines.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
-    summary = summarize(list(_lines(file)), data)
+    summary = summarize(_lines(file), data)
     write_json(command.out / "summary.json", summary)
     return summary
 
@@ -111,30 +118,32 @@ def summarize(records: Sequence[dict[str, Any]], data: dict[str, str]) -> dict[s
 
 
 def _load(command: Vqa) -> Policy:
-    from ibisagent.policies import PolicyOptions, load_policy
+    from ibisagent.policies import load_policy
 
-    pair = command.pair
-    if pair.policy.partition(":")[0] not in ("qwen", "chat", "scripted"):
+    policy = command.flags.policy
+    if policy.partition(":")[0] not in ("qwen", "chat", "scripted"):
         raise InputError(
-            "questions are answered by a language model", pair.policy, "write --policy qwen:... or chat:..."
+            "questions are answered by a language model", policy, "write --policy qwen:... or chat:..."
         )
-    options = PolicyOptions(
-        adapter=pair.adapter,
-        device=pair.device,
-        dtype=pair.dtype,
-        temperature=pair.temperature,
-        max_new_tokens=pair.max_new_tokens,
-        allow_upload=pair.allow_upload,
-    )
-    return load_policy(pair.policy, options)
+    return load_policy(policy, command.flags.policy_options())
 
 
 def _ask(policy: Policy, questions: Sequence[Question], seed: int) -> Iterator[dict[str, Any]]:
     from ibisagent.datasets.cases import hashed
     from ibisagent.evaluation.vqa import answer_of, score_answer
+    from ibisagent.types import PolicyReply
 
-    replies = policy.act([_observation(policy, question, seed) for question in questions])
-    for question, reply in zip(questions, replies, strict=True):
+    observed: dict[str, Observation] = {}
+    replies: dict[str, PolicyReply] = {}
+    for question in questions:
+        try:
+            observed[question.question_id] = _observation(policy, question, seed)
+        except InputError as error:  # its rule names no file
+            replies[question.question_id] = PolicyReply(error=error.rule)
+    if observed:
+        replies |= zip(observed, policy.act(list(observed.values())), strict=True)
+    for question in questions:
+        reply = replies[question.question_id]
         given = "" if reply.error is not None else answer_of(reply.text)
         yield {
             "schema": SCHEMA,
@@ -173,10 +182,12 @@ def _observation(policy: Policy, question: Question, seed: int) -> Observation:
     )
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    if file.exists():
-        with file.open("rb") as lines:  # text would also be split at U+2028
-            yield from map(json.loads, lines)
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The last line of every question: one without an answer is asked again."""
+    if not file.exists():
+        return []
+    with file.open("rb") as lines:  # text would also be split at U+2028
+        return list({record["question"]: record for record in map(json.loads, lines)}.values())
 
 
 def _plain(record: Any) -> Any:

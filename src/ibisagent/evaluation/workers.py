@@ -25,9 +25,10 @@ from ibisagent.errors import IbisError, InputError
 from ibisagent.evaluation import scoring
 from ibisagent.evaluation.cases import Task, case_id, samples
 from ibisagent.evaluation.perturb import Perturbation
+from ibisagent.evaluation.scoring import CaseScore
 from ibisagent.fingerprint import fingerprint
 from ibisagent.pair import PairOptions, load_pair
-from ibisagent.types import Episode, Mask, Outcome, Policy, Sample
+from ibisagent.types import Mask, Policy, Sample
 
 _POLL = 1.0  # seconds between looks at whether the other side still lives
 
@@ -56,10 +57,9 @@ class Mark:
 class Done:
     """One finished case."""
 
-    case: str
-    iou: float | None  # of the result, for the live view; None where there is none
+    score: CaseScore
     line: str  # JSON, newline included
-    unanswered: str | None = None  # why policy or tool did not answer a single time
+    silent: str | None = None  # why policy or tool did not answer; None for a picture that cannot be read
 
 
 class _Truths(dict[str, Mask]):
@@ -103,8 +103,8 @@ def run_here(tasks: Iterable[Task], work: Work) -> Iterator[Mark | Done]:
             absence = "contradictory" if words else task.absence(event.sample.target)
             scored = scoring.score(event.sample, task.patient, event.episode, absence)
             episode = json.loads(episode_line(replace(event.episode, truth=truths.pop(name)), "none"))
-            line = _line({**scoring.to_record(scored), "episode": episode})
-            yield Done(name, scored.iou(), line, _unanswered(event.episode))
+            record = {**scoring.to_record(scored), "episode": episode}
+            yield Done(scored, _line(record), scoring.unanswered(record))
     yield from failed
 
 
@@ -214,12 +214,6 @@ def _mark(agent: Agent) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(json.dumps(facts)))
 
 
-def _unanswered(episode: Episode) -> str | None:
-    """The episode's message where it ended by an outside fault and says nothing about the target."""
-    silent = episode.outcome is Outcome.NONE and episode.status.is_outside_fault()
-    return episode.message if silent else None
-
-
 def _unreadable(task: Task, error: Exception) -> Iterator[Done]:
     """The lines of a picture that cannot be read; the reason names no file."""
     reason = error.rule if isinstance(error, InputError) else "the picture is a readable file"
@@ -234,8 +228,8 @@ def _unreadable(task: Task, error: Exception) -> Iterator[Done]:
             "site": entry.site,
             "patient": task.patient,
         }
-        line = _line({**scoring.to_record(scoring.unreadable(facts, reason)), "episode": None})
-        yield Done(facts["case"] or "", None, line)
+        scored = scoring.unreadable(facts, reason)
+        yield Done(scored, _line({**scoring.to_record(scored), "episode": None}))
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ibisagent.devices import check_names
 from ibisagent.errors import InputError
 from ibisagent.types import BASE_VERBS, Mask, Policy, Verb
 
@@ -22,7 +22,7 @@ class PolicyOptions:
     temperature: float = 0.0  # 0 is greedy
     max_new_tokens: int | None = None  # of one text; None: 512 for qwen, 1024 for chat
     allow_upload: bool = False  # for chat to a host that is not this machine
-    verbs: frozenset[Verb] | None = None  # what a qwen or chat policy was taught beside clicks; None: no more
+    verbs: frozenset[Verb] | None = None  # beyond clicks and Terminate, that a qwen or chat policy was taught
 
 
 def load_policy(
@@ -34,10 +34,7 @@ def load_policy(
     `scripted:oracle`. Raises InputError for an unknown spec or weights that cannot be used.
     """
     options = options or PolicyOptions()
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", options.device):
-        raise InputError("the device is auto, cpu, cuda, cuda:N or mps", repr(options.device))
-    if options.dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise InputError("the dtype is auto, float32, bfloat16 or float16", repr(options.dtype))
+    check_names(options.device, options.dtype)
     kind, _, place = spec.partition(":")
     if options.adapter is not None and kind != "qwen":
         raise InputError("an adapter belongs to a qwen policy", repr(spec), "leave --adapter out")
@@ -61,7 +58,7 @@ def load_policy(
             dtype=options.dtype,
             temperature=options.temperature,
             max_new_tokens=options.max_new_tokens or 512,
-            verbs=options.verbs or BASE_VERBS,
+            verbs=BASE_VERBS | (options.verbs or frozenset()),
         )
     if kind == "chat" and place:
         from ibisagent.policies.chat import ChatPolicy
@@ -71,7 +68,7 @@ def load_policy(
             allow_upload=options.allow_upload,
             temperature=options.temperature,
             max_tokens=options.max_new_tokens or 1024,
-            verbs=options.verbs or BASE_VERBS,
+            verbs=BASE_VERBS | (options.verbs or frozenset()),
         )
     raise InputError("the policy is one that ibisagent knows", repr(spec), f"choose from: {SPECS}")
 

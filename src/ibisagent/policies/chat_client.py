@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from ibisagent.errors import InputError, MissingExtraError, PolicyError
+from ibisagent.errors import InputError, MissingExtraError, PolicyError, install
 
 if TYPE_CHECKING:
     import httpx
@@ -174,7 +174,7 @@ class ChatClient:
     def __init__(self, model: str, url: str, *, allow_upload: bool, options: ChatOptions) -> None:
         """Raises InputError for a host that is not loopback without `allow_upload`."""
         if importlib.util.find_spec("httpx") is None:
-            raise MissingExtraError("chat: needs httpx", None, "pip install 'ibisagent[chat]'")
+            raise MissingExtraError("chat: needs httpx", None, install("chat"))
         import httpx
 
         base = base_url(url)

@@ -22,13 +22,12 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from ibisagent.devices import out_of_memory, pick_device, pick_dtype
 from ibisagent.errors import InputError, PolicyError
 from ibisagent.policies.qwen_checkpoint import (
     config_id,
     load_adapter,
     load_checkpoint,
-    pick_device,
-    pick_dtype,
     short_name,
     weights_id,
 )
@@ -202,7 +201,7 @@ class QwenPolicy:
         except PolicyError as error:
             reason = str(error)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             reason = "the device ran out of memory; keep less history or use a larger one"
         else:
@@ -276,10 +275,3 @@ def _check_options(temperature: float, top_p: float, max_new_tokens: int, batch_
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name} is at least 1", value, "leave it out for the default")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Each device has its own exception; only CUDA's has a class."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()

@@ -1,4 +1,4 @@
-"""Checkpoints in Qwen2.5-VL layout: check the files, choose the device, load weights and adapters.
+"""Checkpoints in Qwen2.5-VL layout: check the files, load weights and adapters.
 
 A checkpoint that lacks a weight, or an adapter that does not fit, is refused: transformers and peft
 would go on with random or unused weights. Left out: quantisation, one model over several devices.
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.policies.qwen_processor import ImageOnlyProcessor, load_processor
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_adapter(
     MissingExtraError without peft.
     """
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("--adapter needs peft", None, "pip install 'ibisagent[lora]'")
+        raise MissingExtraError("--adapter needs peft", None, install("lora"))
     from peft import PeftConfig, PeftModel
 
     try:
@@ -160,30 +160,6 @@ def short_name(path: str) -> str:
     """A hub id as it is; of a folder its last part only, since names carry no local paths."""
     folder = Path(path).expanduser()
     return folder.resolve().name if folder.is_dir() else path
-
-
-def pick_device(device: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. Raises InputError for one that is not here."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        device = next(name for name, available in here.items() if available)
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError("device is auto, cpu, cuda or mps", repr(device), "write --device auto") from error
-    if not here.get(chosen.type, False):
-        raise InputError("the device asked for must be here", device, "write --device auto or --device cpu")
-    return chosen
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on CUDA, float32 elsewhere. Raises InputError for an unknown name."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in known:
-        raise InputError(f"dtype is auto or one of {', '.join(known)}", repr(dtype), "write --dtype auto")
-    return known[dtype]
 
 
 def pick_attention(device: torch.device, dtype: torch.dtype) -> str:

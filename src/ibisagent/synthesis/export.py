@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.files import out_folder
 
 if TYPE_CHECKING:
@@ -281,9 +281,7 @@ def _write_verl(found: Iterable[Record], out: Path, unit: Unit) -> int:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingExtraError(
-            "verl's parquet needs the package pyarrow", None, "install it with: pip install 'ibisagent[data]'"
-        ) from None
+        raise MissingExtraError("verl's parquet needs the package pyarrow", None, install("data")) from None
     temporary, writer, count = out / "data.parquet.part", None, 0
     try:
         for rows in _chunks(found, 64):

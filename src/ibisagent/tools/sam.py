@@ -24,14 +24,13 @@ from PIL import Image
 from scipy import ndimage
 from transformers import SamConfig, SamModel
 
+from ibisagent.devices import pick_device, pick_dtype
 from ibisagent.errors import InputError
 from ibisagent.tools import sam_convert
 from ibisagent.tools.sam_common import CACHE_BYTES, Prompts, SamFamilyTool
 from ibisagent.tools.sam_frame import Frame
 from ibisagent.tools.sam_weights import (
     build_config,
-    choose_device,
-    choose_dtype,
     is_checkpoint,
     load_folder,
     read_checkpoint,
@@ -118,19 +117,19 @@ def load_sam(
     path: str,
     kind: str = "sam",
     device: str = "auto",
-    dtype: str | None = None,
+    dtype: str = "auto",
     *,
     cache_bytes: int = CACHE_BYTES,
 ) -> Tool:
     """A SAM or MedSAM tool from an original checkpoint file, a Hugging Face folder or a hub id.
 
-    `device`, `dtype`: see sam_weights. `cache_bytes`: bound on kept embeddings (4.2 MB a picture).
+    `device`, `dtype`: see devices. `cache_bytes`: bound on kept embeddings (4.2 MB a picture).
     Raises InputError with the fix for whatever cannot be loaded.
     """
     if kind not in ("sam", "medsam"):
         raise InputError("the kind of a ViT tool is sam or medsam", repr(kind))
-    place = choose_device(device)
-    number_type = choose_dtype(dtype, place)
+    place = pick_device(device)
+    number_type = pick_dtype(dtype, place)
     if is_checkpoint(path):
         model = sam_convert.convert(read_checkpoint(path))
     else:

@@ -17,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from transformers import Sam2Config, Sam2Model
 
+from ibisagent.devices import pick_device, pick_dtype
 from ibisagent.errors import InputError
 from ibisagent.tools import sam2_convert
 from ibisagent.tools.sam_common import CACHE_BYTES, Prompts, SamFamilyTool
 from ibisagent.tools.sam_frame import Frame
 from ibisagent.tools.sam_weights import (
     build_config,
-    choose_device,
-    choose_dtype,
     is_checkpoint,
     load_folder,
     read_checkpoint,
@@ -103,7 +102,7 @@ def load_sam2(
     spec_path: str,
     size: int | None = None,
     device: str = "auto",
-    dtype: str | None = None,
+    dtype: str = "auto",
     *,
     kind: str = "sam2",
     cache_bytes: int = CACHE_BYTES,
@@ -112,14 +111,14 @@ def load_sam2(
 
     `size`: 512 or 1024; None is 1024 for kind `sam2` and 512 for `medsam2` (MedSAM2 was trained
     at 512 px; its weights have the same names and shapes, so the file itself does not tell).
-    `device`, `dtype`: see sam_weights. `cache_bytes`: bound on kept embeddings (16.8 MB a picture
+    `device`, `dtype`: see devices. `cache_bytes`: bound on kept embeddings (16.8 MB a picture
     at 1024, 4.2 MB at 512). Raises InputError with the fix for whatever cannot be loaded.
     """
     size = DEFAULT_SIZE[kind] if size is None else size
     if size not in SIZES:
         raise InputError("SAM 2 runs at 512 or 1024 pixels", size, "add @512 or @1024 to --tool")
-    place = choose_device(device)
-    number_type = choose_dtype(dtype, place)
+    place = pick_device(device)
+    number_type = pick_dtype(dtype, place)
     if is_checkpoint(spec_path):
         model = sam2_convert.convert(read_checkpoint(spec_path), size)
     else:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import torch
 
+from ibisagent.devices import out_of_memory
 from ibisagent.errors import IbisError, InputError, ToolError
 from ibisagent.tools.cache import EmbeddingCache
 from ibisagent.tools.sam_frame import Frame
@@ -238,7 +239,7 @@ class SamFamilyTool(ABC):
             with _memory_errors(self.name), torch.inference_mode():
                 pixels = [self._pixel_values(picture, key[1]) for key, picture in chunk]
                 batch = torch.stack(_padded(pixels, self._batch)).to(self._device)
-                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+                with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
                     features = self._encode(batch)
                 for row, (key, _) in enumerate(chunk):
                     # A clone, because a view would keep the whole batch alive in the cache.
@@ -264,11 +265,7 @@ def _memory_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(
-            sign in text for sign in ("out of memory", "allocate memory", "not enough memory")
-        ):
+        if not out_of_memory(error):
             raise
         raise ToolError(
             f"{name} ran out of memory", None, "use a smaller size such as @512, or --device cpu"

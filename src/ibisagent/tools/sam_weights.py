@@ -1,4 +1,4 @@
-"""Reading the weights of the SAM family: devices, checkpoints, folders, strict renaming.
+"""Reading the weights of the SAM family: checkpoints, folders, strict renaming.
 
 Everything that a user can get wrong here is an InputError with a fix; nothing in a file is ever
 executed (`torch.load(weights_only=True)`, no remote code).
@@ -25,50 +25,6 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHECKPOINT_SUFFIXES = {".pt", ".pth"}
-_DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-}
-
-
-# --- where and in which numbers to compute ----------------------------------------------------
-
-
-def choose_device(device: str) -> torch.device:
-    """The device for `auto` (CUDA, else MPS, else CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
-
-    Raises InputError for another word or a device that is not here.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    match = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", device)
-    if match is None:
-        raise InputError("a device is auto, cpu, cuda, cuda:N or mps", repr(device))
-    here = {
-        "cpu": True,
-        "mps": torch.backends.mps.is_available(),
-        "cuda": torch.cuda.is_available() and int(match[1] or 0) < torch.cuda.device_count(),
-    }
-    if not here[device.split(":")[0]]:
-        raise InputError(
-            "the device must be present and PyTorch built for it",
-            f"{device} with PyTorch {torch.__version__}",
-            "use --device auto, or install a PyTorch build for it",
-        )
-    return torch.device(device)
-
-
-def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """The image encoder's dtype: None or `auto` is bfloat16 on CUDA and float32 elsewhere."""
-    if dtype is None or dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in _DTYPES:
-        raise InputError("a tool's dtype is auto, float32 or bfloat16", repr(dtype))
-    return _DTYPES[dtype]
 
 
 # --- files and folders ------------------------------------------------------------------------

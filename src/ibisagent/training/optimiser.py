@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ibisagent.errors import InputError, MissingExtraError, writing_to
+from ibisagent.errors import InputError, MissingExtraError, install, writing_to
 from ibisagent.files import locked, read_json, write_whole
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ class Optimiser:
             from accelerate import Accelerator, DistributedDataParallelKwargs
             from accelerate.utils import LoggerType
         except ImportError:
-            raise MissingExtraError(
-                "training needs accelerate", None, "pip install '.[train]' in a checkout of ibisagent"
-            ) from None
+            raise MissingExtraError("training needs accelerate", None, install("train")) from None
         import torch
 
         _check(options)
@@ -98,11 +96,7 @@ class Optimiser:
                 f"choose from: {', '.join(trackers)}",
             )
         if options.log_with == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-            raise MissingExtraError(
-                "--log-with tensorboard needs its package",
-                None,
-                "pip install '.[train]' in a checkout of ibisagent",
-            )
+            raise MissingExtraError("--log-with tensorboard needs its package", None, install("train"))
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
         on_cpu = next(trainable.module.parameters()).device.type == "cpu"
         self.accelerator = Accelerator(

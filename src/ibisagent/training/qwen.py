@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from ibisagent.errors import InputError, MissingExtraError
+from ibisagent.devices import pick_device, pick_dtype
+from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.policies.qwen import QwenPolicy
 from ibisagent.policies.qwen_checkpoint import (
     load_adapter,
     load_checkpoint,
-    pick_device,
-    pick_dtype,
     short_name,
 )
 from ibisagent.training.qwen_batch import Encoder, Unfit
@@ -258,9 +257,7 @@ def _new_adapter(
 ) -> PeftModel:
     """LoRA layers (Hu et al. 2021, arXiv 2106.09685) in `model`, in place; they change nothing yet."""
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError(
-            "--lora-rank needs peft", None, "pip install '.[lora]' in a checkout of ibisagent"
-        )
+        raise MissingExtraError("--lora-rank needs peft", None, install("lora"))
     from peft import LoraConfig, PeftModel
 
     names = "|".join(TARGETS[targets])

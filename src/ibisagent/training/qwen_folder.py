@@ -67,7 +67,8 @@ def merge(place: str, adapter: str, out: Path, dtype: str = "stored") -> None:
     """
     import torch
 
-    from ibisagent.policies.qwen_checkpoint import check_checkpoint, load_adapter, load_checkpoint, pick_dtype
+    from ibisagent.devices import pick_dtype
+    from ibisagent.policies.qwen_checkpoint import check_checkpoint, load_adapter, load_checkpoint
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("a merged checkpoint is written into a new folder", out.name, "name another")

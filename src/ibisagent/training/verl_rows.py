@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ibisagent.datasets.reading import Reading
-from ibisagent.errors import IbisError, InputError, MissingExtraError, writing_to
+from ibisagent.errors import IbisError, InputError, MissingExtraError, install, writing_to
 from ibisagent.files import out_folder, part_of, write_whole
 from ibisagent.types import Mask, Picture, Sample
 
@@ -94,11 +94,7 @@ def write_rows(samples: Iterable[Sample], folder: Path, part: str, *, single_tur
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingExtraError(
-            "verl's parquet needs the package pyarrow",
-            None,
-            "pip install '.[data]' in a checkout of ibisagent",
-        ) from None
+        raise MissingExtraError("verl's parquet needs the package pyarrow", None, install("data")) from None
     (folder / "images").mkdir(parents=True, exist_ok=True)
     temporary, count = part_of(folder / f"{part}.parquet"), 0
     writer: Any = None
