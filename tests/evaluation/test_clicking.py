@@ -217,6 +217,12 @@ def test_bad_options_and_files_are_named(data, tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             measure(options(data, tmp_path / "bad", **given))
-    (data / "Other/test/b_MRI_heart.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    picture = data / "Other/test/b_MRI_heart.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     summary = measure(options(data, tmp_path / "out", simulator=("centre",)))
     assert summary["simulators"]["centre"]["left_out"] == 1
+    picture.write_bytes(whole)
+    mended = measure(options(data, tmp_path / "out", simulator=("centre",)))
+    assert mended["simulators"]["centre"]["left_out"] == 0, "what could not be read is measured again"
+    assert mended == measure(options(data, tmp_path / "fresh", simulator=("centre",)))

@@ -101,11 +101,15 @@ def measure(command: Clicks, screen: Console | None = None) -> dict[str, Any]:
     file = command.out / LINES
     mend(file)
     for simulator in dict.fromkeys(command.simulator):
-        done = {line["case"] for line in _lines(file) if line["simulator"] == simulator}
+        done = {
+            line["case"]
+            for line in _records(file)
+            if line["simulator"] == simulator and line["error"] is None
+        }
         with file.open("ab", buffering=0) as lines:
             for record in _measured(command, simulator, planned, done, tool, screen):
                 lines.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
-    summary = summarize(list(_lines(file)), command.clicks)
+    summary = summarize(_records(file), command.clicks)
     write_json(command.out / "summary.json", summary)
     return summary
 
@@ -243,11 +247,13 @@ def _clicked(record: dict[str, Any]) -> Clicked:
     return Clicked(record["case"], tuple(record["ious"]), tuple(record["scores"]), clicks, record["error"])
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    if file.exists():
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+def _records(file: Path) -> list[dict[str, Any]]:
+    """The last record of each simulator and case: one that got no mask is measured again."""
+    if not file.exists():
+        return []
+    with file.open("rb") as lines:
+        records = [json.loads(line) for line in lines]
+    return list({(record["simulator"], record["case"]): record for record in records}.values())
 
 
 def _show(name: str, part: dict[str, Any], screen: Console) -> None:
