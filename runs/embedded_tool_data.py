@@ -15,7 +15,7 @@ from symmetry import TURNED, known_share, mirror_share
 from tissues import RETONED, RETONED_SHARE, retone
 
 from ibisagent.datasets.biomedparse import list_datasets, read_index, split_of
-from ibisagent.datasets.cases import MaskFiles
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.targets import TARGETS, in_the_mirror
 
 Donors = dict[str, list[tuple[Grey, Grey]]]  # pictures and masks by set, see compositions.py

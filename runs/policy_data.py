@@ -20,7 +20,7 @@ from tissues import RETONED, RETONED_SHARE, retone
 
 from ibisagent.actions import click_at, format_text
 from ibisagent.datasets.biomedparse import list_datasets, read_index, split_of
-from ibisagent.datasets.cases import MaskFiles
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.images import load_picture
 from ibisagent.masks import error_regions, iou
 from ibisagent.policies.embedded_words import CELL, GRID, SIDE

@@ -18,8 +18,9 @@ from ibisagent.datasets.biomedparse import (
     read_index,
     split_of,
 )
-from ibisagent.datasets.cases import MaskFiles, ReadOptions, samples_of
+from ibisagent.datasets.cases import ReadOptions, samples_of
 from ibisagent.datasets.detect import open_dataset
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.errors import InputError
 
 PICTURE = "case_7.v2_MRI-FLAIR_upper+abdomen.png"

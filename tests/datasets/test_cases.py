@@ -6,19 +6,14 @@ from layouts import box, picture, save
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ibisagent.datasets.cases import (
-    Case,
+from ibisagent.datasets.cases import Case, PictureFile, ReadOptions, Target, case_key, samples_of
+from ibisagent.datasets.mask_sources import (
     MaskFiles,
-    PictureFile,
     PolygonMask,
-    ReadOptions,
     RleMask,
-    Target,
-    case_key,
     decode_any_rle,
     label_names,
     label_values,
-    samples_of,
 )
 from ibisagent.errors import InputError
 

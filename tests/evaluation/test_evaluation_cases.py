@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from small_sets import make_sets
 
-from ibisagent.datasets.cases import Case, MaskFiles, PictureFile, Target
+from ibisagent.datasets.cases import Case, PictureFile, Target
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.errors import InputError
 from ibisagent.evaluation.cases import _foreign, plan, samples
 

@@ -165,7 +165,8 @@ def _check_case(case: Case, dataset: DataSet, targets: Counter[str], faults: lis
 
 def _odd_labels(case: Case, dataset: DataSet) -> Iterator[Fault]:
     """Values of mask files that say nothing: unnamed labels, or several values in a plain mask."""
-    from ibisagent.datasets.cases import Fault, MaskFiles, is_color, label_names, label_values
+    from ibisagent.datasets.cases import Fault
+    from ibisagent.datasets.mask_sources import MaskFiles, is_color, label_names, label_values
 
     named = {target.mask.label for target in case.targets if isinstance(target.mask, MaskFiles)}
     paths = {

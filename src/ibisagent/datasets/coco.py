@@ -15,19 +15,16 @@ from ibisagent.datasets.cases import (
     Case,
     DataSet,
     Fault,
-    MaskSource,
     PictureFile,
-    PolygonMask,
     ReadOptions,
-    RleMask,
     Target,
-    UnionMask,
     case_key,
     hashed,
     led_out,
     place_below,
 )
 from ibisagent.datasets.folders import PICTURE_FOLDERS, SPLITS
+from ibisagent.datasets.mask_sources import MaskSource, PolygonMask, RleMask, UnionMask
 from ibisagent.errors import InputError
 
 

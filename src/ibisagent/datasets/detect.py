@@ -11,7 +11,6 @@ from ibisagent.datasets.cases import (
     Case,
     DataSet,
     Fault,
-    MaskFiles,
     PictureFile,
     ReadOptions,
     Target,
@@ -23,6 +22,7 @@ from ibisagent.datasets.coco import is_coco, read_coco, read_json
 from ibisagent.datasets.folders import looks_like_folders, read_folders
 from ibisagent.datasets.huggingface import is_huggingface, read_huggingface
 from ibisagent.datasets.lisa import is_lisa, read_lisa
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.datasets.mecovqa import is_mecovqa, read_mecovqa
 from ibisagent.datasets.nnunet import is_nnunet, read_nnunet
 from ibisagent.datasets.npz import read_npz

@@ -27,7 +27,6 @@ from ibisagent.datasets.cases import (
     Case,
     DataSet,
     Fault,
-    MaskFiles,
     PictureFile,
     ReadOptions,
     Target,
@@ -35,6 +34,7 @@ from ibisagent.datasets.cases import (
     hashed,
     is_target,
 )
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.datasets.volumes import LabelFile, volume_cases
 from ibisagent.errors import InputError
 

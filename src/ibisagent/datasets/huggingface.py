@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from ibisagent.datasets.cases import Case, DataSet, ReadOptions, Target, case_key, read_label
+from ibisagent.datasets.cases import Case, DataSet, ReadOptions, Target, case_key
 from ibisagent.datasets.folders import SPLITS, taught_labels
+from ibisagent.datasets.mask_sources import read_label
 from ibisagent.errors import InputError, MissingExtraError, install
 from ibisagent.images import load_picture
 from ibisagent.types import Mask, Picture

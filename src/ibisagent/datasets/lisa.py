@@ -14,18 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ibisagent.datasets.cases import (
-    Case,
-    DataSet,
-    Fault,
-    PictureFile,
-    ReadOptions,
-    Target,
-    case_key,
-    fill_outline,
-)
+from ibisagent.datasets.cases import Case, DataSet, Fault, PictureFile, ReadOptions, Target, case_key
 from ibisagent.datasets.coco import read_json
 from ibisagent.datasets.folders import SPLITS
+from ibisagent.datasets.mask_sources import fill_outline
 from ibisagent.errors import InputError
 from ibisagent.types import Mask
 

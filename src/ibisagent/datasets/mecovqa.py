@@ -15,7 +15,6 @@ from ibisagent.datasets.cases import (
     Case,
     DataSet,
     Fault,
-    MaskFiles,
     PictureFile,
     ReadOptions,
     Target,
@@ -25,6 +24,7 @@ from ibisagent.datasets.cases import (
     place_below,
 )
 from ibisagent.datasets.coco import picture_folder, read_json, split_of_name
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.errors import InputError
 
 _MASK = re.compile(r"<mask>\s*(.*?)\s*</mask>", re.DOTALL)

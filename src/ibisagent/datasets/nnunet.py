@@ -18,15 +18,14 @@ from ibisagent.datasets.cases import (
     Case,
     DataSet,
     Fault,
-    MaskFiles,
     PictureFile,
     ReadOptions,
     Target,
-    UnionMask,
     case_key,
     is_target,
 )
 from ibisagent.datasets.coco import read_json
+from ibisagent.datasets.mask_sources import MaskFiles, UnionMask
 from ibisagent.datasets.volumes import volume_cases
 from ibisagent.errors import InputError
 

@@ -16,7 +16,6 @@ from ibisagent.datasets.cases import (
     Case,
     DataSet,
     Fault,
-    MaskFiles,
     PictureFile,
     ReadOptions,
     Target,
@@ -28,6 +27,7 @@ from ibisagent.datasets.cases import (
 )
 from ibisagent.datasets.coco import read_json
 from ibisagent.datasets.folders import SPLITS
+from ibisagent.datasets.mask_sources import MaskFiles
 from ibisagent.errors import InputError
 
 _INDEX = re.compile(r"(image2label|label2image)_(\w+)\.json")

@@ -242,7 +242,7 @@ def play(recorded: Recorded, command: Import, where: str) -> Episode:
 
 def _truth(recorded: Recorded, command: Import, shape: tuple[int, int]) -> Mask:
     """The true mask: above half of its largest value, as 0/1 and 0/255 files both mean it."""
-    from ibisagent.datasets.cases import label_values
+    from ibisagent.datasets.mask_sources import label_values
 
     values = label_values(_find(recorded.truth, command.masks, command.source, "true mask"))
     values = values if values.ndim == 2 else values.max(axis=2)
