@@ -679,3 +679,14 @@ def test_masks_that_are_refused(tmp_path: Path) -> None:
         load_mask(np.full((3, 3), np.nan), (3, 3))
     with pytest.raises(InputError, match="The mask must exist"):
         load_mask(tmp_path / "missing.png", (3, 3))
+
+
+def test_a_palette_mask_counts_by_its_numbers(tmp_path: Path) -> None:
+    """Number 0 is nothing, whatever colour the palette shows it in."""
+    numbers = np.zeros((12, 16), np.uint8)
+    numbers[3:6, 4:9] = 2
+    image = Image.fromarray(numbers)
+    for colours in ([255, 255, 255] + [0, 0, 0] * 255, [0, 0, 0] * 256):
+        image.putpalette(colours)
+        path = saved_as(tmp_path, "m.png", encoded(image, "PNG"))
+        assert (load_mask(path, (12, 16)) == (numbers == 2)).all()

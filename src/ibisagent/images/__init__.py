@@ -134,7 +134,7 @@ def _decode(
         return read_dicom(file, frame, stored=noun == "mask")
     if file.format == "JPEG" and noun == "mask":
         raise file.fail("A mask is stored without losses", "a JPEG file", "save it as PNG")
-    return read_raster(file, frame)
+    return read_raster(file, frame, stored=noun == "mask")
 
 
 def _refuse(options: dict[str, object], kind: str, fix: str) -> None:

@@ -27,14 +27,17 @@ _DAMAGE = (
 )
 
 
-def read_raster(file: PictureFile, frame: int | None) -> Decoded:
-    """Decode one page, numbered from 0. Raises InputError for what is too large or damaged."""
+def read_raster(file: PictureFile, frame: int | None, *, stored: bool = False) -> Decoded:
+    """Decode one page, numbered from 0. Raises InputError for what is too large or damaged.
+
+    `stored` gives the numbers of a palette instead of its colours, for masks.
+    """
     with quiet():
         try:
             if file.format == "PNG":
                 _verify_png(file)
             with overhearing() as heard:
-                decoded = _read(file, frame)
+                decoded = _read(file, frame, stored)
             if heard or (file.format == "JPEG" and is_damaged_jpeg(file.path.read_bytes())):
                 raise file.damaged("its decoder meets damage within the pixels")
             return decoded
@@ -50,7 +53,7 @@ def read_raster(file: PictureFile, frame: int | None) -> Decoded:
             raise file.damaged(f"it cannot be decoded ({type(error).__name__})") from None
 
 
-def _read(file: PictureFile, frame: int | None) -> Decoded:
+def _read(file: PictureFile, frame: int | None, stored: bool) -> Decoded:
     notes = list(file.assumptions)
     # From a stream, for Pillow maps files that it opens itself, and misreads turned TIFFs then.
     with file.path.open("rb") as stream, Image.open(stream, formats=(file.format,)) as image:
@@ -62,7 +65,7 @@ def _read(file: PictureFile, frame: int | None) -> Decoded:
             check_sides(*image.size, file.given)
         notes.extend(_reduced(image))
         inverted = file.format == "TIFF" and _white_is_zero(image)
-        decoded = _decode(image, file.given)
+        decoded = _decode(image, file.given, stored)
     source = f"page {number} of 0 to {count - 1}" if count > 1 else ""
     return replace(decoded, assumptions=(*notes, *decoded.assumptions), inverted=inverted, source=source)
 
@@ -134,7 +137,7 @@ def _colour_array(array: NDArray[Any]) -> Decoded:
     return Decoded(values, tuple(notes), invisible=not array[..., 3].any())
 
 
-def _decode(image: Image.Image, given: str) -> Decoded:
+def _decode(image: Image.Image, given: str, stored: bool = False) -> Decoded:
     """Pillow image to numbers: turned as EXIF says, alpha over black, colours as RGB."""
     notes = []
     turned = _orientation(image)
@@ -146,6 +149,8 @@ def _decode(image: Image.Image, given: str) -> Decoded:
     if image.mode in _NUMBERS:
         decoded = _numbers(_banded(image, image.mode))
         return replace(decoded, assumptions=(*notes, *decoded.assumptions))
+    if stored and image.mode == "P":
+        return Decoded(np.asarray(image), tuple(notes))
     if image.mode not in (*_GREY, *_COLOUR):
         raise InputError(
             "A picture is grey, RGB, CMYK or has a palette",
