@@ -1,9 +1,10 @@
 """A run's folder against the world: a second run, a full disk, files that are cut off."""
 
 import json
-import multiprocessing
 import resource
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from synthesis.made_data import make_set
 from training.made_training import PICTURES, curve, make_trajectories, rl, sft
 
 from ibisagent.errors import InputError
-from ibisagent.files import locked
 from ibisagent.training import grpo
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import card_of
@@ -44,25 +44,22 @@ def content(folder: Path) -> dict[str, bytes]:
 # --- a second run -------------------------------------------------------------------------------
 
 
-def _hold(folder: Path, held, done) -> None:
-    with locked(folder):
-        held.set()
-        done.wait(60)
+HOLD = """
+import sys
+from pathlib import Path
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @contextmanager
 def held_by_another_process(folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    held, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(folder, held, done))
-    process.start()
-    assert held.wait(60)
-    try:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], **pipes) as process:
+        assert process.stdout.readline() == "held\n"
         yield
-    finally:
-        done.set()
-        process.join(60)
 
 
 def test_a_folder_belongs_to_one_run_at_a_time(trajectories, tmp_path) -> None:
