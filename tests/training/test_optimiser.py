@@ -47,6 +47,7 @@ def content(folder: Path) -> dict[str, bytes]:
 HOLD = """
 import sys
 from pathlib import Path
+from ibisagent.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
