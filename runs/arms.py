@@ -89,7 +89,7 @@ def ibisagent(*arguments: object) -> None:
     """Run a command of ours; a failure ends the experiment, and the next call continues it."""
     command = [sys.executable, "-m", "ibisagent", *map(str, arguments)]
     done = subprocess.run(command, check=False)
-    if done.returncode not in (0, 4):  # 4: stopped early, with a reason
+    if done.returncode not in (0, 3, 4):  # 3: cases without an answer, which count 0; 4: stopped early
         raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {done.returncode}")
 
 

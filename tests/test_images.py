@@ -326,6 +326,7 @@ def test_a_window_that_shows_nothing_is_refused(tmp_path: Path) -> None:
         load_picture(path)
     with pytest.raises(InputError, match=f"by the window asked for.*give --window {low},{high}"):
         load_picture(path, window=(50000, 60000))
+    assert load_picture(np.linspace(0, 0.001, 64).reshape(8, 8)).pixels.max() == 0, "no window at all"
     shown = load_picture(path, window=(low, high))
     assert shown.pixels.min() == 0 and shown.source == f"window {low} to {high}"
     for blank in (
@@ -689,4 +690,27 @@ def test_a_palette_mask_counts_by_its_numbers(tmp_path: Path) -> None:
     for colours in ([255, 255, 255] + [0, 0, 0] * 255, [0, 0, 0] * 256):
         image.putpalette(colours)
         path = saved_as(tmp_path, "m.png", encoded(image, "PNG"))
-        assert (load_mask(path, (12, 16)) == (numbers == 2)).all()
+        for source in (path, image):
+            assert (load_mask(source, (12, 16)) == (numbers == 2)).all()
+
+
+def test_a_mask_volume_says_which_slice(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), np.eye(4)), tmp_path / "m.nii")
+    with pytest.raises(InputError, match="belongs to a picture volume, or its slice is named"):
+        load_mask(tmp_path / "m.nii", (6, 5))
+    assert load_mask(tmp_path / "m.nii", (6, 5), axis="axial", index=2).all()
+
+
+def test_a_blank_slice_is_read_where_the_window_shows_the_volume(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    volume = np.full((5, 6, 4), -1000, np.int16)
+    volume[1:4, 2:5, 2] = 40
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii")
+    blank, shown = (load_picture(tmp_path / "ct.nii", index=k, window=(-150, 250)) for k in (0, 2))
+    assert blank.pixels.max() == 0 and shown.pixels.max() > 0
+    assert "One colour throughout: nothing can be seen in this picture." in blank.assumptions
+    with pytest.raises(InputError, match="the values run from -1000 to 40"):
+        load_picture(tmp_path / "ct.nii", index=2, window=(5000, 6000))

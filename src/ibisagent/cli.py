@@ -2,7 +2,7 @@
 
 Exit codes of `segment`: 0 segmented or absent, 2 bad input, 3 no outcome, 4 a mask was kept but
 the episode did not terminate. Of commands that run many cases (`evaluate`, `baselines`, `robustness`,
-`tool-swap`, `vqa`): 0, 2, and 3 where some case got no answer and is asked again by the same command.
+`tool-swap`, `clicks`, `vqa`): 0, 2, and 3 where some case got no answer; the same command asks it again.
 """
 
 from __future__ import annotations

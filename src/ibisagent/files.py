@@ -22,7 +22,10 @@ def out_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else writes into the folder; the lock falls with the process, however it ends."""
+    """Nobody else writes into the folder; the lock falls with the process, however it ends.
+
+    On file systems that have no locks (some of clusters) nothing is held back. Raises InputError.
+    """
     import fcntl
 
     with contextlib.ExitStack() as stack:
@@ -30,12 +33,14 @@ def locked(folder: Path) -> Iterator[None]:
             file = stack.enter_context((folder / ".lock").open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(
                 "one job at a time writes into a folder",
                 f"a running one in {folder}",
                 "wait for it, or name another --out",
             ) from None
+        except OSError:  # a file system without locks
+            pass
         yield
 
 

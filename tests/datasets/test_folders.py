@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from layouts import box, parallel, picture, save, save_volume
+from PIL import Image
 
 from ibisagent.datasets.cases import ReadOptions
 from ibisagent.datasets.detect import open_dataset, open_part
@@ -273,3 +274,36 @@ def test_too_few_pictures_for_a_validation_say_so(tmp_path):
     assert sorted(map(str, parts.values()))[0] == "1"
     assert any("none of 1 pictures" in str(value) for value in parts.values())
     assert len(plan(tmp_path, "train", hold_out=False).tasks) == 1, "as the message says"
+
+
+def test_labels_do_not_hide_folders_of_their_names(tmp_path):
+    save(tmp_path / "images/x.png", picture())
+    for name, size in (("liver", 4), ("left_kidney", 9)):
+        save(tmp_path / f"masks/{name}/x.png", box(2, 2, 2 + size, 2 + size).astype(np.uint8) * 255)
+    (tmp_path / "labels.json").write_text(json.dumps({"1": "liver", "2": "left kidney"}))
+    found = {sample.target: int(sample.truth.sum()) for sample in open_dataset(tmp_path)}
+    assert found == {"liver": 16, "left kidney": 81}
+
+
+def test_labels_of_a_file_are_part_of_how_it_is_read(tmp_path):
+    save(tmp_path / "images/x.png", picture())
+    save(tmp_path / "masks/x.png", box(2, 2, 6, 6).astype(np.uint8))
+    (tmp_path / "labels.json").write_text(json.dumps({"1": "liver"}))
+    assert open_dataset(tmp_path).options.record() == {"labels": {"1": "liver"}}
+
+
+def test_a_value_in_a_jpeg_mask_is_refused(tmp_path):
+    save(tmp_path / "images/x.png", picture())
+    mask = Image.fromarray(box(2, 2, 20, 20).astype(np.uint8) * 255)
+    (tmp_path / "masks").mkdir()
+    mask.save(tmp_path / "masks/x.jpg")
+    with pytest.raises(InputError, match="the label 255 in a JPEG file; save it as PNG, or write 1=NAME"):
+        list(open_dataset(tmp_path, options=ReadOptions(labels={"255": "lesion"})))
+    [sample] = open_dataset(tmp_path, options=ReadOptions(labels={"1": "lesion"}))
+    assert sample.truth.sum() == pytest.approx(18 * 18, abs=20)
+
+
+@pytest.mark.parametrize("words", ["Find {organ}", "Find {target.name}", "Find {target[a]}", "Find {", "{0}"])
+def test_instructions_hold_no_other_braces(words):
+    with pytest.raises(InputError, match="no braces but"):
+        ReadOptions(instruction=words)

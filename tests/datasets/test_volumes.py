@@ -7,7 +7,7 @@ import pytest
 from layouts import save_volume
 
 from ibisagent.agent import make_sample
-from ibisagent.datasets.cases import ReadOptions
+from ibisagent.datasets.cases import ReadOptions, samples_of
 from ibisagent.datasets.check import check
 from ibisagent.datasets.detect import open_dataset
 from ibisagent.datasets.volumes import VolumeMask, VolumePicture
@@ -219,3 +219,34 @@ def test_real_pairs(data_root):
     samples = list(found)
     assert len({sample.patient for sample in samples}) == 10 and found.faults == ()
     assert {sample.target for sample in samples} == set(labels.values())
+
+
+def test_a_label_stored_the_other_way_round_lies_where_its_affine_says(tmp_path):
+    """The same voxels at the same places in millimetres, stored along turned axes."""
+    shape, lps, ras = (5, 6, 7), np.diag([-1.0, -1.0, 2.0, 1.0]), np.diag([1.0, 1.0, 2.0, 1.0])
+    lps[:2, 3], ras[:2, 3] = (10, 20), (10 - 4, 20 - 5)
+    mask = np.random.default_rng(6).random(shape) > 0.5
+    alike = [s.truth for s in pair(tmp_path / "alike", mask.astype(np.uint8), lps, lps)]
+    found = pair(tmp_path / "turned", mask[::-1, ::-1].astype(np.uint8), ras, lps)
+    assert found.faults == () and len(alike) == 7
+    for ours, theirs in zip(found, alike, strict=True):
+        np.testing.assert_array_equal(ours.truth, theirs)
+
+
+def test_a_label_of_another_origin_is_read_voxel_by_voxel_and_says_so(tmp_path):
+    moved = LPS.copy()
+    moved[:3, 3] = 60, 80, 100
+    found = pair(tmp_path, np.ones((5, 6, 7), np.uint8), moved)
+    [fault] = found.faults
+    assert fault.kind == "assumed orientation" and "origin is not the picture's" in fault.value
+    assert len(list(found)) == 7
+
+
+def test_blank_slices_are_samples_too(tmp_path):
+    volume = np.full((8, 8, 6), -1000, np.int16)
+    volume[2:5, 2:5, 3] = 60
+    save_volume(tmp_path / "images/x.nii.gz", volume)
+    save_volume(tmp_path / "masks/x.nii.gz", (volume > 0).astype(np.uint8))
+    options = ReadOptions(target="liver", window=(-150, 250))
+    found = open_dataset(tmp_path, options=options)
+    assert len([s for case in found.cases for s in samples_of(case, options, absent=True)]) == 6

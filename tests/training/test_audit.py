@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import disc
 
+from ibisagent.datasets.cases import ReadOptions
 from ibisagent.errors import InputError
 from ibisagent.evaluation.cases import plan
 from ibisagent.policies.scripted import RULES, ScriptedPolicy
@@ -45,24 +46,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cases_are_drawn_evenly_and_the_same_way_again(folder: Path) -> None:
-    tasks = plan(folder, "train", absent="hard").tasks
-    cases = draw_cases(tasks, 20, 0.25, seed=1)
+    found = plan(folder, "train", absent="hard")
+    tasks, options = found.tasks, found.options
+    cases = draw_cases(tasks, options, 20, 0.25, seed=1)
     assert len(cases) == len({(task.entry.key, target) for task, target in cases}) == 20
     absent = [task.entry.dataset for task, target in cases if target in ("ring", "box")]
     assert absent == ["Rings"] * 5
     present = [task.entry.dataset for task, target in cases if target == "disc"]
     assert present.count("Discs") == 8 and len(present) == 15
-    assert draw_cases(tasks, 20, 0.25, seed=1) == cases != draw_cases(tasks, 20, 0.25, seed=2)
-    assert draw_cases(tasks[::-1], 20, 0.25, seed=1) == cases, "the order of files says nothing"
-    assert draw_cases(tasks, 8, 0.25, seed=1)[:6] == cases[:6], "fewer samples are a part of more"
+    assert (
+        draw_cases(tasks, options, 20, 0.25, seed=1) == cases != draw_cases(tasks, options, 20, 0.25, seed=2)
+    )
+    assert draw_cases(tasks[::-1], options, 20, 0.25, seed=1) == cases, "the order of files says nothing"
+    assert draw_cases(tasks, options, 8, 0.25, seed=1)[:6] == cases[:6], "fewer samples are a part of more"
     with pytest.raises(InputError, match="enough"):
-        draw_cases(tasks, 1000, 0.1, seed=1)
+        draw_cases(tasks, options, 1000, 0.1, seed=1)
 
 
 def test_no_patient_held_out_for_validation_is_played(folder: Path) -> None:
     played = {task.entry.key for task in plan(folder, "train", absent="hard").tasks}
     held = {task.entry.key for task in plan(folder, "val").tasks}
     assert held and not held & played and len(held | played) == 80
+
+
+def test_an_empty_mask_is_no_present_target(tmp_path: Path) -> None:
+    """As in label maps, where most slices hold only some of the targets; a cut file is passed over."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for index in range(60):
+        truth = disc(40, 40, 20, 20, 9) & (index % 3 == 0)
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.full((40, 40), 60 + index, np.uint8))
+        cv2.imwrite(str(tmp_path / "masks" / f"{index}.png"), truth.astype(np.uint8) * 255)
+    (tmp_path / "masks" / "0.png").write_bytes(b"cut")
+    found = plan(tmp_path, "train", absent="hard", options=ReadOptions(target="disc"))
+    cases = draw_cases(found.tasks, found.options, 12, 0.0, seed=0)
+    assert len(cases) == 12 and all(sample.truth.any() for sample in audit._read(cases, found.options))
+    with pytest.raises(InputError, match="enough"):
+        draw_cases(found.tasks, found.options, 20, 0.0, seed=0)
 
 
 def test_any_layout_is_audited(tmp_path: Path, few_rules: list[str], capsys: pytest.CaptureFixture) -> None:
@@ -170,7 +190,7 @@ def test_options_that_make_no_sense_are_refused(folder: Path, options: dict) -> 
 def test_on_real_pictures_the_oracle_earns_most(data_root: Path) -> None:
     """A sample of what `ibisagent train audit` plays in full."""
     found = plan(data_root, "train", absent="hard")
-    cases = draw_cases(found.tasks, 5, 0.2, seed=0)
+    cases = draw_cases(found.tasks, found.options, 5, 0.2, seed=0)
     assert sum(target in task.entry.absent for task, target in cases) == 1
     rules = ["oracle", "stop-at-once", "image-centre", "click-then-undo"]
     played = audit.play(

@@ -72,7 +72,7 @@ class ReadOptions:
             )
         try:
             self.instruction.format(target="liver")
-        except (KeyError, IndexError, ValueError):
+        except (AttributeError, TypeError, KeyError, IndexError, ValueError):
             raise InputError(
                 "--instruction holds no braces but {target}",
                 repr(self.instruction[:80]),

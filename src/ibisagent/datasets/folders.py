@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ibisagent.datasets.cases import (
@@ -102,6 +102,7 @@ def read_folders(root: Path, options: ReadOptions) -> DataSet:
             f"put them into {PICTURE_FOLDERS[0]}/ and {MASK_FOLDERS[0]}/ with one name, "
             f"or end masks in {MASK_ENDINGS[0]}",
         )
+    options = replace(options, labels=labels)  # those of labels.json too: they are part of what is read
     return DataSet("folders", tuple(cases), options, tuple(faults))
 
 
@@ -239,7 +240,7 @@ def _paired(
             continue
         picture, target = match
         shown = found[picture.path]
-        key = None if labels else target
+        key = target if not labels or _said(target) in labels.values() else None
         shown[key] = (*shown.get(key, ()), mask.path)
     for file in pictures:
         if options.split not in (None, file.split):
@@ -312,13 +313,18 @@ def _cases(
     yield Case(key, where, PictureFile(file.path), targets, dataset, file.split, patient)
 
 
+def _said(words: str | None) -> str | None:
+    """What the name of a folder or mask file says."""
+    return words and words.replace("+", " ").replace("_", " ")
+
+
 def _names(
     words: str | None, labels: dict[str, str], options: ReadOptions
 ) -> Iterable[tuple[str, str | None]]:
     """What masks show and by which value or colour, None for any; `words` are those of one target."""
-    if labels:
+    if labels and words is None:
         return [(name, value) for value, name in labels.items()]
-    name = words.replace("+", " ").replace("_", " ") if words else options.target
+    name = _said(words) or options.target
     if name is None:
         raise InputError(
             "something must say what the masks show",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,24 @@ def _union(masks: Sequence[Mask]) -> Mask:
 
 def read_label(source: Path | BinaryIO, label: str | None) -> Mask:
     """The pixels of a mask file that have a label; see `MaskFiles`."""
+    if label not in (None, "0", "1") and not is_color(label) and _is_jpeg(source):
+        raise _lossy(f"the label {label} in a JPEG file", "save it as PNG, or write 1=NAME")
     return label_mask(label_values(source, colors=is_color(label)), label)
+
+
+def _is_jpeg(source: Path | BinaryIO) -> bool:
+    try:
+        with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as stream:
+            head = stream.read(3)
+    except OSError:
+        return False  # said where it is read
+    if not isinstance(source, Path):
+        source.seek(0)
+    return head == b"\xff\xd8\xff"
+
+
+def _lossy(value: str, fix: str) -> InputError:
+    return InputError("colours of labels and values other than 1 are stored without losses", value, fix)
 
 
 def is_color(label: str | None) -> bool:
@@ -119,7 +137,7 @@ def label_values(source: Path | BinaryIO, *, colors: bool = False) -> NDArray[np
     if values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]
     if lossy and colors:
-        raise InputError("colours of labels are stored without losses", "a JPEG file", "save it as PNG")
+        raise _lossy("a colour in a JPEG file", "save it as PNG")
     if lossy:
         values = (values if values.ndim == 2 else values.max(axis=2)) >= JPEG_FOREGROUND
     if values.dtype.kind == "f":

@@ -120,9 +120,9 @@ def _label_fault(path: Path, picture: Layout, where: str) -> Fault | None:
     except InputError as error:
         return Fault("unreadable", where, str(error), "left out")
     try:
-        mask_layout(label, picture)
+        read = mask_layout(label, picture)
     except InputError as error:
         return Fault("size mismatch", where, str(error), "left out")
-    if label.known or not picture.known:
+    if read is label or not picture.known:
         return None
-    return Fault("assumed orientation", where, "none in its header", "read as lying like its picture")
+    return Fault("assumed orientation", where, read.notes[0], "read as lying like its picture")

@@ -6,6 +6,7 @@ Left out: worker processes and shards; a case costs an encoding and some clicks.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,7 +70,11 @@ class Clicks(Reading):
 
 
 def run(command: Clicks) -> int:
-    """Measure what is not done yet, then print and write the figures. Returns the exit code, 0."""
+    """Measure what is not done yet, then print and write the figures.
+
+    Returns the exit code: 0, or 3 where cases got no answer; the same command asks these again.
+    """
+    from ibisagent.evaluation.screen import say_unanswered
     from ibisagent.progress import open_screen
 
     screen = open_screen()
@@ -77,7 +82,8 @@ def run(command: Clicks) -> int:
     for name, part in summary["simulators"].items():
         _show(name, part, screen)
     print(f"cases: {command.out / LINES}\nsummary: {command.out / 'summary.json'}")
-    return 0
+    errors = {r["case"]: r["error"] for r in _records(command.out / LINES) if r["error"] is not None}
+    return say_unanswered(Counter(errors.values()), "cases", screen)
 
 
 def measure(command: Clicks, screen: Console | None = None) -> dict[str, Any]:

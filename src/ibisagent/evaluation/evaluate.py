@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -97,7 +97,17 @@ def run(command: Evaluate) -> int:
         for name in ("samples.jsonl", "summary.json", "report.html"):
             if (command.out / name).exists():
                 print(f"{name.partition('.')[0]}: {command.out / name}")
-    return show_unanswered([command.out], screen)
+    return show_unanswered([command.out], screen, _own_cases(command))
+
+
+def _own_cases(command: Evaluate) -> frozenset[str] | None:
+    """The cases of the shard that a command runs; None: it runs all."""
+    from ibisagent.evaluation.cases import shard
+
+    share = _shard(command)
+    if share is None:
+        return None
+    return frozenset(name for task in shard(plan_of(command).tasks, *share) for name in task.case_ids())
 
 
 def evaluate(
@@ -108,7 +118,7 @@ def evaluate(
     `wrap` puts a baseline around the policy (module-level, since worker processes load it).
     """
     from ibisagent.evaluation.cases import shard
-    from ibisagent.evaluation.samples import claim, mend, read_answered, samples_file
+    from ibisagent.evaluation.samples import claim, mend, read_answered, read_lines, samples_file
     from ibisagent.evaluation.workers import Work
     from ibisagent.fingerprint import list_id
 
@@ -142,11 +152,12 @@ def evaluate(
     claim(command.out, "data", facts)
     file = samples_file(command.out, share)
     mend(file)
-    done = read_answered(command.out)
+    done, asked = read_answered(command.out), {line["case"] for line in read_lines(command.out)}
     waiting = _waiting(tasks if share is None else shard(tasks, *share), {score.case for score in done})
+    waiting.sort(key=lambda task: asked.issuperset(task.case_ids()))  # what was never asked comes first
     began = time.perf_counter()
     work = Work(command.pair, planned.options, command.batch_size, wrap, change)
-    _finish(command, waiting, file, done, screen, work)
+    _finish(command, waiting, file, done, asked, screen, work)
     seconds = time.perf_counter() - began
     count = sum(len(task.targets) for task in waiting)
     return _write_summary(command, cases, planned, change, (count, seconds), screen)
@@ -216,10 +227,14 @@ def _finish(
     waiting: Sequence[Task],
     file: Path,
     done: Sequence[CaseScore],
+    asked: Collection[str],
     screen: Console | None,
     work: Work,
 ) -> None:
-    """Run the waiting cases and write each line as it comes. The pair is checked in any case."""
+    """Run the waiting cases and write each line as it comes. The pair is checked in any case.
+
+    Cases that were `asked` before, without an answer, may all fail again.
+    """
     from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.samples import claim
     from ibisagent.evaluation.workers import Mark, run_here, run_processes
@@ -239,7 +254,7 @@ def _finish(
         for message in _shown(messages, count, done, screen, Policies(command.empty, command.missing)):
             if isinstance(message, Mark):
                 claim(command.out, "pair", message.facts)
-            elif message.silent is None:
+            elif message.silent is None or message.score.case in asked:
                 lines.write("".join([*held, message.line]).encode())
                 held.clear()
             else:

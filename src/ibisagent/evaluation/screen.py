@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,18 +53,18 @@ def show_turns(rows: Sequence[dict[str, Any]], screen: Console, most: int = 6) -
     screen.print(table)
 
 
-def show_unanswered(folders: Iterable[Path], screen: Console) -> int:
-    """`say_unanswered` for the cases of result folders."""
+def show_unanswered(folders: Iterable[Path], screen: Console, cases: Collection[str] | None = None) -> int:
+    """`say_unanswered` for the cases of result folders, each once; `cases`: of these alone."""
     from ibisagent.evaluation.samples import read_lines
     from ibisagent.evaluation.scoring import unanswered
 
-    reasons = Counter(
-        reason
+    found = {
+        line["case"]: reason
         for folder in folders
         for line in read_lines(folder)
-        if (reason := unanswered(line)) is not None
-    )
-    return say_unanswered(reasons, "cases", screen)
+        if (reason := unanswered(line)) is not None and (cases is None or line["case"] in cases)
+    }
+    return say_unanswered(Counter(found.values()), "cases", screen)
 
 
 def say_unanswered(reasons: Counter[str], what: str, screen: Console) -> int:

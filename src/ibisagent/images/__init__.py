@@ -18,7 +18,7 @@ from PIL import Image
 
 from ibisagent.errors import InputError
 from ibisagent.images.dicom import read_dicom
-from ibisagent.images.intensity import Decoded, Window, checked_window, parse_window, to_picture
+from ibisagent.images.intensity import Decoded, Window, check_window, checked_window, parse_window, to_picture
 from ibisagent.images.nifti import layout_of, read_nifti
 from ibisagent.images.nifti_header import Layout
 from ibisagent.images.picture_files import open_picture
@@ -54,7 +54,10 @@ def load_picture(
     bounds = parse_window(window) if isinstance(window, str) else window
     if bounds is not None:
         bounds = checked_window(bounds)
-    return to_picture(_decode(source, "picture", frame, axis, index), bounds)
+    decoded = _decode(source, "picture", frame, axis, index)
+    picture = to_picture(decoded, bounds)
+    check_window(decoded, bounds, picture.pixels)
+    return picture
 
 
 def load_mask(
@@ -112,6 +115,8 @@ def _decode(
     if isinstance(source, np.ndarray | Image.Image):
         if noun == "picture":
             _refuse({"frame": frame, "axis": axis, "index": index}, "an array or image", "pass the slice")
+        elif isinstance(source, Image.Image) and source.mode == "P":
+            return Decoded(np.asarray(source))  # the numbers, as from a file
         return decode_array(source) if isinstance(source, np.ndarray) else decode_image(source)
     if not isinstance(source, str | Path):
         raise InputError(
@@ -126,6 +131,12 @@ def _decode(
                 "A mask volume states its orientation, or belongs to a picture volume of the same size",
                 "no usable orientation in its header",
                 "write it with the picture's affine, or save the slice as PNG",
+            )
+        elif picture is None and index is None and min(layout_of(file).shape) > 1:
+            raise file.fail(
+                "A mask volume belongs to a picture volume, or its slice is named",
+                "neither",
+                "pass the picture's file along, or name axis and index",
             )
         return read_nifti(file, axis, index, picture)
     if noun == "picture":

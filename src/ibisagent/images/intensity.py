@@ -38,6 +38,7 @@ class Decoded:
     laterality: Laterality = "assumed"
     modality: str | None = None
     display: Display | None = None  # the file's own window; None: it has none
+    unit: bool = False  # floats within [0, 1], shown as they are
     inverted: bool = False  # the file's large numbers are dark (MONOCHROME1)
     sample: NDArray[Any] | None = None  # what the robust window is taken from; None: `values`
     sample_name: str = "picture"  # the word for it
@@ -140,6 +141,28 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
     )
 
 
+def check_window(decoded: Decoded, window: Window | None, pixels: Pixels) -> None:
+    """Raise InputError where a window that somebody chose shows nothing: it would pass for a finding.
+
+    A slice of a volume may be empty; then the window must show something of the volume.
+    """
+    display = linear(window) if window is not None else decoded.display
+    if display is None or decoded.values.ndim == 3 or (pixels != pixels[0, 0]).any():
+        return
+    whole = decoded.values if decoded.sample is None else decoded.sample
+    finite = whole[np.isfinite(whole)]
+    if not finite.size or finite.min() == finite.max():
+        return
+    if decoded.sample is None or np.ptp(np.clip(display(finite), 0, 1)) == 0:
+        low, high = float(finite.min()), float(finite.max())
+        whose = "the window in the file" if window is None else "the window asked for"
+        raise InputError(
+            "A window shows some of the values",
+            f"one grey value throughout, by {whose}; the values run from {low:g} to {high:g}",
+            f"give --window {low:g},{high:g} or a part of that",
+        )
+
+
 def _is_shown_as_stored(decoded: Decoded, window: Window | None) -> bool:
     """Eight bits without any window; a volume's are windowed, for they may hold anything."""
     no_window = window is None and decoded.display is None and decoded.sample is None
@@ -151,7 +174,8 @@ def _windowed(decoded: Decoded, window: Window | None, notes: list[str]) -> Pixe
     display = linear(window) if window is not None else decoded.display
     if display is None and values.dtype == np.uint8 and decoded.sample is None:
         display = linear((0.0, 255.0))
-    chosen = display is not None
+    if display is None and decoded.unit:
+        display = linear((0.0, 1.0))
     if display is None:
         display = _automatic(decoded, notes)
     pixels, unreal = _grey(values, display, decoded.inverted)
@@ -160,15 +184,6 @@ def _windowed(decoded: Decoded, window: Window | None, notes: list[str]) -> Pixe
             "A picture needs values that are numbers",
             "only NaN or infinite ones",
             "export the picture again from its source",
-        )
-    finite = values[np.isfinite(values)] if chosen and (pixels == pixels[0, 0]).all() else values[:0]
-    if finite.size and finite.min() < finite.max():
-        low, high = float(finite.min()), float(finite.max())
-        raise InputError(
-            "A window shows some of the values",
-            f"one grey value throughout, by {'the window asked for' if window else 'the window in the file'};"
-            f" the values run from {low:g} to {high:g}",
-            f"give --window {low:g},{high:g} or a part of that",
         )
     if unreal:
         notes.append(f"{unreal} of {values.size} values are NaN or infinite and shown black.")

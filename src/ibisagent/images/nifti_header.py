@@ -36,6 +36,7 @@ class Layout:
     stored_axis: tuple[int, int, int]  # of canonical x, y, z: which stored axis it is
     flipped: tuple[bool, bool, bool]  # of canonical x, y, z: whether it is stored backwards
     spacing: tuple[float, float, float] | None  # mm along canonical x, y, z
+    corner: tuple[float, float, float] | None  # mm: where canonical voxel 0, 0, 0 lies in the patient
     known: bool  # whether the header has a usable orientation
     notes: tuple[str, ...]
 
@@ -60,10 +61,11 @@ class Layout:
 
 
 def mask_layout(mask: Layout, picture: Layout) -> Layout:
-    """How a mask volume is read that belongs to a picture volume: both have one grid.
+    """How a mask volume is read that belongs to a picture volume: both have one grid in the patient.
 
     A mask whose header states no orientation, but whose stored shape is the picture's, lies as the
-    picture does. Raises InputError for another size, orientation or spacing.
+    picture does; one that lies elsewhere, but is stored alike, is read voxel by voxel. Both say so in
+    `notes`. Raises InputError for another size, orientation or spacing.
     """
     if mask.shape == picture.shape and not mask.known:
         return replace(
@@ -74,17 +76,34 @@ def mask_layout(mask: Layout, picture: Layout) -> Layout:
             known=picture.known,
             notes=("The mask's orientation is not stated: it is read as lying like its picture.",),
         )
-    both = (mask, picture)
-    same = len({(layout.shape, layout.stored_axis, layout.flipped) for layout in both}) == 1
-    if mask.spacing is not None and picture.spacing is not None:
-        same = same and np.allclose(mask.spacing, picture.spacing, rtol=SPACING_TOLERANCE, atol=0)
-    if not same:
+    alike = (mask.shape, mask.stored_axis, mask.flipped) == (
+        picture.shape,
+        picture.stored_axis,
+        picture.flipped,
+    )
+    place = _lies_like(mask, picture)
+    fits = mask.spacing is None or picture.spacing is None or _close(mask.spacing, picture.spacing)
+    if alike and fits and place is False:
+        return replace(mask, notes=("The mask's origin is not the picture's: it is read voxel by voxel.",))
+    if not fits or not (alike or (place and mask.canonical_shape == picture.canonical_shape)):
         raise InputError(
             "a mask volume has the size, orientation and spacing of its picture",
             f"{mask.grid()} for {picture.grid()}",
             "resample it to the picture's grid and write it with the picture's affine",
         )
     return mask
+
+
+def _close(mask: tuple[float, ...], picture: tuple[float, ...]) -> bool:
+    return bool(np.allclose(mask, picture, rtol=SPACING_TOLERANCE, atol=0))
+
+
+def _lies_like(mask: Layout, picture: Layout) -> bool | None:
+    """Whether both begin within half a voxel of each other; None where that is not known."""
+    if mask.corner is None or picture.corner is None or picture.spacing is None:
+        return None
+    away = np.abs(np.subtract(mask.corner, picture.corner))
+    return bool((away <= 0.5 * np.array(picture.spacing)).all())
 
 
 def read_layout(head: bytes, file: PictureFile) -> Layout:
@@ -120,6 +139,7 @@ def read_layout(head: bytes, file: PictureFile) -> Layout:
         stored_axis=(stored[0], stored[1], stored[2]),
         flipped=cast(Any, tuple(bool(orientation[axis, 1] < 0) for axis in stored)),
         spacing=_spacing(header, affine, known, stored, notes),
+        corner=_corner(header, affine, orientation, shape) if known else None,
         known=known,
         notes=tuple(notes),
     )
@@ -206,6 +226,18 @@ def _is_usable(affine: NDArray[np.float64]) -> bool:
     if lengths.min() <= 1e-6 or lengths.max() > 1e6:
         return False
     return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 0.1)
+
+
+def _corner(
+    header: nib.Nifti1Header,
+    affine: NDArray[np.float64],
+    orientation: NDArray[np.float64],
+    shape: tuple[int, int, int],
+) -> tuple[float, float, float] | None:
+    """Millimetres right, anterior, superior of the voxel that is first along all canonical axes."""
+    first = [size - 1 if flip < 0 else 0 for size, (_, flip) in zip(shape, orientation, strict=True)]
+    corner = (affine @ [*first, 1])[:3] * _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    return (float(corner[0]), float(corner[1]), float(corner[2])) if np.isfinite(corner).all() else None
 
 
 def _spacing(

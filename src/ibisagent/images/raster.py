@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from ibisagent.errors import InputError
 from ibisagent.images.complaints import is_damaged_jpeg, overhearing
-from ibisagent.images.intensity import Decoded, bands, linear
+from ibisagent.images.intensity import Decoded, bands
 from ibisagent.images.picture_files import MAX_SIDE, PictureFile, check_sides, frame_number, quiet
 
 _NUMBERS = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
@@ -172,7 +172,7 @@ def _numbers(values: NDArray[Any]) -> Decoded:
         high = values.max(where=finite, initial=-np.inf)
         if 0 <= low <= high <= 1:
             note = "Values lie within [0, 1]: 0 is shown black and 1 white."
-            return Decoded(values, (note,), display=linear((0.0, 1.0)))
+            return Decoded(values, (note,), unit=True)
     return Decoded(values)
 
 

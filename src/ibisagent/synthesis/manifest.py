@@ -29,7 +29,7 @@ def begin(out: Path, work: Work) -> dict[str, Any]:
         "job": {
             "data": {"format": work.dataset.format, "cases": work.count, "digest": work.digest},
             "instruction": job.options.instruction,
-            "reading": job.options.record(),
+            "reading": work.dataset.options.record(),
             "tool": ":".join(part.rsplit("/", 1)[-1] for part in job.tool.split(":", 1)),
             "point_to_box": job.point_to_box,
             "teaching": asdict(job.teaching),

@@ -112,7 +112,7 @@ def run(command: TrainAudit) -> int:
             f"{command.samples}, {command.max_turns}, {command.absent:g}",
         )
     found = plan(command.data, "train", absent="hard", format=command.format, options=command.read_options())
-    cases = draw_cases(found.tasks, command.samples, command.absent, command.seed)
+    cases = draw_cases(found.tasks, found.options, command.samples, command.absent, command.seed)
     settings = Settings(
         max_turns=command.max_turns,
         verbs=BASE_VERBS | {Verb.UNDO},
@@ -142,12 +142,15 @@ def run(command: TrainAudit) -> int:
 # --- samples ------------------------------------------------------------------------------------
 
 
-def draw_cases(tasks: Sequence[Task], count: int, absent: float, seed: int) -> list[Asked]:
+def draw_cases(
+    tasks: Sequence[Task], options: ReadOptions, count: int, absent: float, seed: int
+) -> list[Asked]:
     """`count` questions, each a picture and one of its targets.
 
     Present targets come evenly from all sets; absent ones, a share of `absent`, evenly from those
-    sets whose index lists any, where none does only present ones are drawn. Which is a function of
-    `seed` and the question alone. Raises InputError where there are too few.
+    sets whose index lists any, where none does only present ones are drawn. Masks are read: targets
+    that are not what the index says of them, and broken files, are passed over. Which is a function
+    of `seed` and the question alone. Raises InputError where there are too few.
     """
     present: dict[str, list[Asked]] = {}
     missing: dict[str, list[Asked]] = {}
@@ -155,8 +158,8 @@ def draw_cases(tasks: Sequence[Task], count: int, absent: float, seed: int) -> l
         for target in task.targets:
             pools = present if _is_there((task, target)) else missing
             pools.setdefault(task.entry.dataset, []).append((task, target))
-    lost = _evenly(missing, round(count * absent), seed)
-    drawn = _evenly(present, count - len(lost), seed) + lost
+    lost = _evenly(missing, round(count * absent), options, seed)
+    drawn = _evenly(present, count - len(lost), options, seed) + lost
     if len(drawn) < count:
         raise InputError("the data must hold enough training cases", len(drawn), f"ask for less than {count}")
     return drawn
@@ -166,7 +169,7 @@ def _is_there(case: Asked) -> bool:
     return case[1] in {target.name for target in case[0].entry.targets}
 
 
-def _evenly(pools: Mapping[str, list[Asked]], count: int, seed: int) -> list[Asked]:
+def _evenly(pools: Mapping[str, list[Asked]], count: int, options: ReadOptions, seed: int) -> list[Asked]:
     """Up to `count` cases, one from each pool by turns, in an order keyed by seed and case."""
     queues = [
         sorted(pool, key=lambda case: seed_for(seed, "audit", case[0].entry.key, case[1] or ""))
@@ -174,8 +177,21 @@ def _evenly(pools: Mapping[str, list[Asked]], count: int, seed: int) -> list[Ask
     ]
     drawn: list[Asked] = []
     while len(drawn) < count and any(queues):
-        drawn += [queue.pop() for queue in queues if queue]
+        for queue in queues:
+            while queue and not _is_as_listed(queue[-1], options):
+                queue.pop()
+            drawn += [queue.pop()] if queue else []
     return drawn[:count]
+
+
+def _is_as_listed(case: Asked, options: ReadOptions) -> bool:
+    """Whether the mask can be read and says of the target's presence what the index says."""
+    try:
+        [sample] = _read([case], options)
+    except InputError:
+        return False
+    assert sample.truth is not None, "data sets bring true masks"
+    return bool(sample.truth.any()) == _is_there(case)
 
 
 def _read(cases: Iterable[Asked], options: ReadOptions) -> Iterator[Sample]:
