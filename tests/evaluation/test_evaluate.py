@@ -358,3 +358,56 @@ def test_an_endpoint_that_was_never_there_is_no_result(data: Path, tmp_path: Pat
     with pytest.raises(IbisError, match=r"2 cases in a row without an answer, the last one: .*reachable"):
         evaluate(run)
     assert list(read_lines(tmp_path)) == [] and not (tmp_path / "summary.json").exists()
+
+
+@dataclass(frozen=True)
+class _Refuses:
+    """A policy that never answers on every second case, as a content filter would."""
+
+    def __call__(self, policy: Policy, truths: dict[str, Mask]) -> Policy:
+        seen: dict[str, None] = {}
+
+        class Choosy(type(policy)):  # type: ignore[misc]
+            def act(self, observations: Sequence[Observation]) -> list[PolicyReply]:
+                seen.update(dict.fromkeys(item.sample_id for item in observations))
+                places = list(seen)
+                replies: list[PolicyReply] = super().act(observations)
+                return [
+                    PolicyReply(error="refused") if places.index(item.sample_id) % 2 else reply
+                    for item, reply in zip(observations, replies, strict=True)
+                ]
+
+        policy.__class__ = Choosy
+        return policy
+
+
+def test_cases_that_fail_for_good_hold_up_no_others(
+    command: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibisagent.evaluation.evaluate._MOST_UNANSWERED", 2)
+    whole = replace(command, out=tmp_path / "run", batch_size=1, pair=replace(PAIR, max_turns=1))
+    summary = evaluate(whole, wrap=_Refuses())
+    assert summary is not None and summary["statuses"]["policy_error"] == 5
+    file = whole.out / "samples.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:7]))  # killed at seven of ten
+    (whole.out / "summary.json").unlink()
+    again = evaluate(whole, wrap=_Refuses())  # three new ones, then those without an answer, all in a row
+    assert again is not None and again["cases"]["all"] == 10 and (whole.out / "summary.json").exists()
+    assert {line["case"] for line in read_lines(whole.out)} == {
+        line["case"] for line in read_lines(command.out)
+    }
+    assert evaluate(replace(whole, missing="skip"), wrap=_Refuses()) is not None
+    assert summary_of(whole)["policies"]["missing"] == "skip"
+
+
+def test_a_shard_answers_for_its_own_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_sets(tmp_path / "data")
+    (data / "Other/test/b_MRI_heart.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    whole = Evaluate(data, out=tmp_path / "run", pair=PAIR)
+    codes = [run(replace(whole, shard=f"{number}/2")) for number in (1, 2)]
+    assert sorted(codes) == [0, 3]
+    assert capsys.readouterr().err.count("1 cases got no answer: A PNG file must be whole") == 1
+    screen = Console(file=io.StringIO(), soft_wrap=True)
+    twice = [whole.out, whole.out]  # as in a table of several runs on the same cases
+    assert show_unanswered(twice, screen) == 3
+    assert screen.file.getvalue().startswith("1 cases got no answer")  # type: ignore[attr-defined]

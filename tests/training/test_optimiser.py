@@ -1,5 +1,6 @@
 """A run's folder against the world: a second run, a full disk, files that are cut off."""
 
+import errno
 import json
 import resource
 import shutil
@@ -13,6 +14,7 @@ from synthesis.made_data import make_set
 from training.made_training import PICTURES, curve, make_trajectories, rl, sft
 
 from ibisagent.errors import InputError
+from ibisagent.files import locked
 from ibisagent.training import grpo
 from ibisagent.training.optimiser import Optimisation
 from ibisagent.training.policy import card_of
@@ -77,6 +79,17 @@ def test_a_folder_belongs_to_one_run_at_a_time(trajectories, tmp_path) -> None:
         begin(out)  # the lock fell with the process that held it
         assert (out / "policy").is_dir()
         begin(out)  # and with the run before
+
+
+def test_a_file_system_without_locks_holds_nobody_back(tmp_path, monkeypatch) -> None:
+    """As Lustre without flock, or NFS without its daemon."""
+
+    def none_here(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none_here)
+    with locked(tmp_path), locked(tmp_path):
+        pass
 
 
 # --- damaged files ------------------------------------------------------------------------------
