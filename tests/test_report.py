@@ -89,3 +89,8 @@ def test_assumed_laterality_is_said() -> None:
     assert "Left and right are assumed" not in episode_html(episode)
     assumed = replace(episode, picture=replace(episode.picture, laterality="assumed"))
     assert "Left and right are assumed" in episode_html(assumed)
+    mirrored = episode_html(replace(episode, picture=replace(episode.picture, laterality="mirrored")))
+    assert (
+        "Image left is the patient&#x27;s left, as the file says" in mirrored
+        and "are assumed" not in mirrored
+    )

@@ -58,6 +58,8 @@ def _warnings(episode: Episode) -> str:
         lines.append(
             "Left and right are assumed: the file does not say which side of the patient is shown where."
         )
+    if episode.picture.laterality == "mirrored":
+        lines.append("Image left is the patient's left, as the file says; names of sides are the patient's.")
     return "".join(f'<p class="warning">{escape(line)}</p>' for line in lines)
 
 
