@@ -135,4 +135,6 @@ def test_a_volume_of_another_size_and_damaged_records_are_named(tmp_path, capsys
     (tmp_path / "in.json").write_text(json.dumps(good))
     with pytest.raises(InputError, match="something to import"):
         run(Import(tmp_path / "in.json", tmp_path / "log.jsonl", tmp_path, tmp_path, "liver"))
-    assert "or NIfTI (.nii, .nii.gz); got the volume given (.nii.gz): none of these" in capsys.readouterr().out
+    assert (
+        "or NIfTI (.nii, .nii.gz); got the volume given (.nii.gz): none of these" in capsys.readouterr().out
+    )
