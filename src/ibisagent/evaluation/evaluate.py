@@ -118,7 +118,7 @@ def evaluate(
     `wrap` puts a baseline around the policy (module-level, since worker processes load it).
     """
     from ibisagent.evaluation.cases import shard
-    from ibisagent.evaluation.samples import claim, mend, read_answered, read_lines, samples_file
+    from ibisagent.evaluation.samples import claim, mend, read_asked, samples_file
     from ibisagent.evaluation.workers import Work
     from ibisagent.fingerprint import list_id
 
@@ -152,12 +152,12 @@ def evaluate(
     claim(command.out, "data", facts)
     file = samples_file(command.out, share)
     mend(file)
-    done, asked = read_answered(command.out), {line["case"] for line in read_lines(command.out)}
+    done, silent = read_asked(command.out)
     waiting = _waiting(tasks if share is None else shard(tasks, *share), {score.case for score in done})
-    waiting.sort(key=lambda task: asked.issuperset(task.case_ids()))  # what was never asked comes first
+    waiting.sort(key=lambda task: silent.issuperset(task.case_ids()))  # what was never asked comes first
     began = time.perf_counter()
     work = Work(command.pair, planned.options, command.batch_size, wrap, change)
-    _finish(command, waiting, file, done, asked, screen, work)
+    _finish(command, waiting, file, done, silent, screen, work)
     seconds = time.perf_counter() - began
     count = sum(len(task.targets) for task in waiting)
     return _write_summary(command, cases, planned, change, (count, seconds), screen)
@@ -227,13 +227,13 @@ def _finish(
     waiting: Sequence[Task],
     file: Path,
     done: Sequence[CaseScore],
-    asked: Collection[str],
+    silent: Collection[str],
     screen: Console | None,
     work: Work,
 ) -> None:
     """Run the waiting cases and write each line as it comes. The pair is checked in any case.
 
-    Cases that were `asked` before, without an answer, may all fail again.
+    Cases that were asked before and stayed `silent` may all fail again.
     """
     from ibisagent.evaluation.collector import Policies
     from ibisagent.evaluation.samples import claim
@@ -254,7 +254,7 @@ def _finish(
         for message in _shown(messages, count, done, screen, Policies(command.empty, command.missing)):
             if isinstance(message, Mark):
                 claim(command.out, "pair", message.facts)
-            elif message.silent is None or message.score.case in asked:
+            elif message.silent is None or message.score.case in silent:
                 lines.write("".join([*held, message.line]).encode())
                 held.clear()
             else:

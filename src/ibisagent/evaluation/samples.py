@@ -81,9 +81,15 @@ def read_scores(folder: Path) -> list[CaseScore]:
     return [from_record(record) for record in read_lines(folder)]
 
 
-def read_answered(folder: Path) -> list[CaseScore]:
-    """The scores of the cases that need not be asked again; none where nothing has been run yet."""
-    return [from_record(record) for record in read_lines(folder) if unanswered(record) is None]
+def read_asked(folder: Path) -> tuple[list[CaseScore], set[str]]:
+    """The scores of the cases that need not be asked again, and the cases that got no answer so far."""
+    answered, silent = [], set()
+    for record in read_lines(folder):
+        if unanswered(record) is None:
+            answered.append(from_record(record))
+        else:
+            silent.add(record["case"])
+    return answered, silent
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

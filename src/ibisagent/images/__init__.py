@@ -56,7 +56,7 @@ def load_picture(
         bounds = checked_window(bounds)
     decoded = _decode(source, "picture", frame, axis, index)
     picture = to_picture(decoded, bounds)
-    check_window(decoded, bounds, picture.pixels)
+    check_window(decoded, bounds, picture)
     return picture
 
 

@@ -24,6 +24,7 @@ _LIKE_AIR = -500.0  # Hounsfield units: what reaches down to here is taken for C
 PERCENTILES = (0.5, 99.5)  # of the robust window
 SAMPLE = 4_000_000  # percentiles of more values than this are those of an even subsample
 BAND_PIXELS = 1_000_000  # pixels converted at a time, so that memory stays bounded
+ONE_COLOUR = "One colour throughout: nothing can be seen in this picture."
 LEFT_RIGHT_ASSUMED = "The file does not say which side is which: image left is taken as the patient's right."
 
 
@@ -128,7 +129,7 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
     else:
         pixels = _windowed(decoded, window, notes)
     if (pixels == pixels[0, 0]).all():
-        notes.append("One colour throughout: nothing can be seen in this picture.")
+        notes.append(ONE_COLOUR)
     if decoded.laterality == "assumed":
         notes.append(LEFT_RIGHT_ASSUMED)
     return Picture(
@@ -141,13 +142,13 @@ def to_picture(decoded: Decoded, window: Window | None) -> Picture:
     )
 
 
-def check_window(decoded: Decoded, window: Window | None, pixels: Pixels) -> None:
+def check_window(decoded: Decoded, window: Window | None, picture: Picture) -> None:
     """Raise InputError where a window that somebody chose shows nothing: it would pass for a finding.
 
     A slice of a volume may be empty; then the window must show something of the volume.
     """
     display = linear(window) if window is not None else decoded.display
-    if display is None or decoded.values.ndim == 3 or (pixels != pixels[0, 0]).any():
+    if display is None or decoded.values.ndim == 3 or ONE_COLOUR not in picture.assumptions:
         return
     whole = decoded.values if decoded.sample is None else decoded.sample
     finite = whole[np.isfinite(whole)]
