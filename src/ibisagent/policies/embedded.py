@@ -179,7 +179,7 @@ class EmbeddedPolicy:
         targets = [understand(item.instruction).target for item in observations]
         errors = [_fault(item, target) for item, target in zip(observations, targets, strict=True)]
         good = [
-            (item, TARGETS.index(by_convention(target or "", item.laterality)))
+            (item, row_of(target or "", item))
             for item, target, error in zip(observations, targets, errors, strict=True)
             if error is None
         ]
@@ -311,6 +311,11 @@ class EmbeddedPolicy:
         scaled = logits.astype(np.float64) / self.temperature
         shares = np.cumsum(np.exp(scaled - scaled.max()))
         return min(int(np.searchsorted(shares, chance.random() * shares[-1])), len(shares) - 1)
+
+
+def row_of(target: str, observation: Observation) -> int:
+    """The network's row of a target, as it has learned names of sides."""
+    return TARGETS.index(by_convention(target, observation.laterality))
 
 
 def looks_of(asked: Sequence[tuple[Observation, int]]) -> tuple[list[int], list[int]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ibisagent.errors import InputError
-from ibisagent.policies.embedded import WEIGHTS, EmbeddedPolicy, looks_of
+from ibisagent.policies.embedded import WEIGHTS, EmbeddedPolicy, looks_of, row_of
 from ibisagent.policies.embedded_model import (
     LONGEST,
     Seen,
@@ -24,7 +24,7 @@ from ibisagent.policies.embedded_model import (
     to_square,
 )
 from ibisagent.policies.embedded_words import POINT_ENTRY, SIDE, cells_inside
-from ibisagent.targets import TARGETS, by_convention, understand
+from ibisagent.targets import understand
 from ibisagent.tools.embedded_model import Features
 from ibisagent.training.trainable import Collated, Example
 
@@ -129,10 +129,7 @@ class EmbeddedTrainable:
             mask[row, : len(own)] = weight is not None
             weights[row, : len(own)] = weight or 0.0
         seen = [example.observation for example in examples]
-        targets = [
-            TARGETS.index(by_convention(understand(item.instruction).target or "", item.laterality))
-            for item in seen
-        ]
+        targets = [row_of(understand(item.instruction).target or "", item) for item in seen]
         first, shown = looks_of(list(zip(seen, targets, strict=True)))
         images = torch.from_numpy(
             np.stack([to_square(seen[index].image, seen[index].laterality) for index in first])
